@@ -1,0 +1,1 @@
+"""EdgeNAS: the most accurate network within what your device can run."""
