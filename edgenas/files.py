@@ -16,12 +16,13 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 
 from edgenas.errors import InputError, near
 
+T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -111,7 +112,7 @@ def as_mapping(value: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(value))))
 
 
-def from_mapping[T](cls: type[T], mapping: Any, where: str) -> T:
+def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     """Build a dataclass from what a file held: strict about names and types.
 
     Args:

@@ -1,0 +1,221 @@
+"""The graph that joins blocks, the one walk over its shapes, and the text notation."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from edgenas.architecture.blocks import Block, Input, Operator, Shape, parse_block
+from edgenas.errors import InputError
+
+
+@dataclass(frozen=True)
+class Node:
+    """A block and the nodes it reads.
+
+    Attributes:
+        block: what runs.
+        inputs: indices of earlier nodes; empty means the node before.
+    """
+
+    block: Block
+    inputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A block at the shapes it runs on: hashable, and the key of a latency table.
+
+    Attributes:
+        block: what runs.
+        input_shapes: one [height, width, channels] an input.
+    """
+
+    block: Block
+    input_shapes: tuple[Shape, ...]
+
+    def __str__(self) -> str:
+        return f"{self.block.token}@{'+'.join('x'.join(map(str, shape)) for shape in self.input_shapes)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Layer":
+        """The layer that `str(layer)` wrote.
+
+        Raises:
+            InputError: the text is no layer.
+        """
+        token, separator, shapes = text.partition("@")
+        try:
+            sizes = [tuple(map(int, shape.split("x"))) for shape in shapes.split("+")]
+        except ValueError:
+            sizes = []
+        if not separator or not sizes or any(len(size) != 3 or min(size) < 1 for size in sizes):
+            raise InputError(f"{text!r} is no layer: expected BLOCK@HEIGHTxWIDTHxCHANNELS.")
+        layer = cls(parse_block(token), tuple((size[0], size[1], size[2]) for size in sizes))
+        if str(layer) != text:
+            raise InputError(f"{text!r} is not in canonical form; write {str(layer)!r}.")
+        return layer
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """The operators that run."""
+        return _operators(self)
+
+    @property
+    def output_shape(self) -> Shape:
+        """[height, width, channels] of the output."""
+        return self.operators[-1].shape
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(operator.macs for operator in self.operators)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of the deployed block (batch normalisation folded)."""
+        return sum(operator.weights + operator.biases for operator in self.operators)
+
+
+# Every candidate of a search is made of the same few hundred layers.
+@functools.lru_cache(maxsize=65536)
+def _operators(layer: Layer) -> tuple[Operator, ...]:
+    return layer.block.operators(layer.input_shapes)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network as a graph of blocks: the first node is its `Input`, the last one its output.
+
+    The text notation `str(architecture)` joins the blocks' tokens by spaces, `@i,j` after a token naming nodes it
+    reads where that is not the node before. `Architecture.parse` is its inverse.
+    """
+
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.nodes) < 2 or not isinstance(self.nodes[0].block, Input):
+            raise InputError("An architecture starts with an input block and has at least one block more.")
+        canonical = []
+        for index, node in enumerate(self.nodes):
+            if any(not 0 <= source < index for source in node.inputs):
+                raise InputError(
+                    f"Node {index} ({node.block.token}) reads {node.inputs}: only earlier nodes can be read."
+                )
+            if index > 0 and isinstance(node.block, Input):
+                raise InputError(f"Node {index} is a second input block.")
+            canonical.append(Node(node.block) if node.inputs == (index - 1,) else node)
+        object.__setattr__(self, "nodes", tuple(canonical))
+
+    @classmethod
+    def chain(cls, *blocks: Block) -> "Architecture":
+        """A network without branches."""
+        return cls(tuple(Node(block) for block in blocks))
+
+    @classmethod
+    def parse(cls, text: str) -> "Architecture":
+        """The architecture that `str(architecture)` wrote.
+
+        Raises:
+            InputError: the text is no architecture; the part at fault is named.
+        """
+        nodes = []
+        for word in text.split(" "):
+            token, separator, sources = word.partition("@")
+            if separator and not all(source.isascii() and source.isdigit() for source in sources.split(",")):
+                raise InputError(f"{word!r}: expected node numbers after '@', received {sources!r}.")
+            nodes.append(Node(parse_block(token), tuple(map(int, sources.split(","))) if separator else ()))
+        architecture = cls(tuple(nodes))
+        if str(architecture) != text:
+            raise InputError(f"{text!r} is not in canonical form; write {str(architecture)!r}.")
+        return architecture
+
+    def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        words = []
+        for node in self.nodes:
+            words.append(node.block.token + (f"@{','.join(map(str, node.inputs))}" if node.inputs else ""))
+        return " ".join(words)
+
+    @cached_property
+    def id(self) -> str:
+        """12 hex digits of the SHA-256 of the notation."""
+        return hashlib.sha256(self._text.encode()).hexdigest()[:12]
+
+    @property
+    def input_shape(self) -> Shape:
+        """[height, width, channels] of the raw image."""
+        return self.layers()[0].output_shape
+
+    @property
+    def classes(self) -> int:
+        """Logits in the output."""
+        return self.layers()[-1].output_shape[2]
+
+    def sources(self, index: int) -> tuple[int, ...]:
+        """The nodes that node `index` reads."""
+        return self.nodes[index].inputs or ((index - 1,) if index else ())
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Each node's block at the shapes it runs on, in order: the one shape walk."""
+        return self._layers
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        layers: list[Layer] = []
+        for index, node in enumerate(self.nodes):
+            if isinstance(node.block, Input):
+                shapes: tuple[Shape, ...] = (node.block.shape,)
+            else:
+                shapes = tuple(layers[source].output_shape for source in self.sources(index))
+            layers.append(Layer(node.block, shapes))
+        return tuple(layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(layer.macs for layer in self.layers())
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of the deployed network (batch normalisation folded)."""
+        return sum(layer.parameters for layer in self.layers())
+
+    def live_elements(self) -> int:
+        """Numbers in activations that are live at the worst moment, the operators running one by one in order.
+
+        Liveness over the whole schedule: a tensor lives from the operator that writes it to the last one that reads
+        it; while an operator runs, what it reads and what it writes are both live.
+        """
+        written, last_read = self._schedule()
+        lives = [0] * (max(last_read) + 2)
+        for (start, elements), end in zip(written, last_read, strict=True):
+            lives[start] += elements
+            lives[end + 1] -= elements
+        worst = now = 0
+        for change in lives:
+            now += change
+            worst = max(worst, now)
+        return worst
+
+    def _schedule(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """Every tensor: (the step that writes it, its elements), and the last step that reads it."""
+        height, width, channels = self.input_shape
+        written = [(0, height * width * channels)]
+        last_read = [0]
+        outputs: list[int] = []  # the tensor that each node gives
+        step = 0
+        for index, layer in enumerate(self.layers()):
+            tensors = [outputs[source] for source in self.sources(index)] if index else [0]
+            for operator in layer.operators:
+                for read in operator.reads:
+                    last_read[tensors[read]] = step
+                tensors.append(len(written))
+                written.append((step, operator.shape[0] * operator.shape[1] * operator.shape[2]))
+                last_read.append(step)
+                step += 1
+            outputs.append(tensors[-1])
+        return written, last_read
