@@ -1,0 +1,1 @@
+"""Datasets and sealed splits, recipes and fidelities, training."""

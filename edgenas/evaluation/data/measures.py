@@ -1,0 +1,77 @@
+"""What a classifier got right: accuracy, recall by class, and how sure a share of right answers is."""
+
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgenas.errors import InputError
+
+
+def metrics(y_true: ArrayLike, y_pred: ArrayLike, classes: int) -> dict[str, Any]:
+    """Accuracy of predicted classes; everything in it can be written as JSON.
+
+    Args:
+        y_true, y_pred: int, [N], 0 .. classes - 1.
+
+    Returns:
+        `accuracy`: share of right answers. `balanced_accuracy`: mean recall of the classes that occur in `y_true`.
+        `recall`: by class, None where it does not occur. `n`: images.
+
+    Raises:
+        InputError: no image, different lengths, or a value that is no class.
+    """
+    true, predicted = _labels(y_true, classes, "y_true"), _labels(y_pred, classes, "y_pred")
+    if len(true) != len(predicted) or not len(true):
+        raise InputError(
+            f"Expected as many predictions as labels, at least one; received {len(predicted)} and {len(true)}."
+        )
+    seen = np.bincount(true, minlength=classes)
+    right = np.bincount(true[true == predicted], minlength=classes)
+    recall = [float(hits / of) if of else None for hits, of in zip(right, seen, strict=True)]
+    return {
+        "accuracy": float(right.sum() / len(true)),
+        "balanced_accuracy": float(np.mean([share for share in recall if share is not None])),
+        "recall": recall,
+        "n": len(true),
+    }
+
+
+def wilson_interval(correct: int, n: int, coverage: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share: where the true accuracy lies with probability `coverage`.
+
+    Raises:
+        InputError: not 0 <= correct <= n with n >= 1, or a coverage outside 0..1.
+    """
+    if not (n >= 1 and 0 <= correct <= n and 0 < coverage < 1):
+        raise InputError(f"Expected 0 <= correct <= n, received correct={correct}, n={n}, coverage={coverage}.")
+    z = NormalDist().inv_cdf((1 + coverage) / 2)
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    half = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+
+
+def class_weights(y: ArrayLike, classes: int) -> NDArray[np.float32]:
+    """[classes]: weights under which every class that occurs counts the same; their mean over `y` is 1.
+
+    A class that does not occur weighs 0.
+    """
+    labels = _labels(y, classes, "y")
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = np.zeros(classes, np.float32)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return weights
+
+
+def _labels(y: ArrayLike, classes: int, name: str) -> NDArray[np.int64]:
+    labels = np.asarray(y)
+    if labels.ndim != 1 or (
+        labels.size and (labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes)
+    ):
+        raise InputError(
+            f"{name}: expected integers [N] of 0..{classes - 1}, received {labels.dtype} {list(labels.shape)}."
+        )
+    return labels.astype(np.int64)

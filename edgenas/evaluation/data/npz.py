@@ -1,0 +1,104 @@
+"""An `.npz` file: x (images), y (classes), optional group and labels."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgenas.errors import InputError, near
+from edgenas.evaluation.data.arrays import prepare_arrays, value_range
+from edgenas.evaluation.data.dataset import Content, Dataset, Request, cached, check_classes, hash_of
+
+_KEYS = ("x", "y", "group", "labels")
+
+
+def load_npz(path: Path, request: Request, cache: Path) -> Dataset:
+    """The images of an `.npz`, read whole once; see `load_dataset`."""
+
+    def decode(out: BinaryIO) -> Content:
+        arrays = _read(path)
+        x, y, labels = arrays["x"], *_classes(arrays, request.source)
+        if x.shape[:1] != y.shape:
+            raise InputError(
+                f"{request.source}: expected one y an image, received x {list(x.shape)} and y {list(y.shape)}."
+            )
+        group = arrays.get("group")
+        if group is not None and (group.shape != y.shape or group.dtype.kind not in "iuUb"):
+            raise InputError(
+                f"{request.source}: group: expected one integer or string an image [{len(y)}], "
+                f"received {group.dtype} {list(group.shape)}."
+            )
+        check_classes(y, labels, request.source)
+        try:
+            pixels = prepare_arrays(x, request.input_shape, request.policy)
+            _, sentence = value_range(x)
+        except InputError as error:
+            raise InputError(f"{request.source}: {error}") from None
+        out.write(pixels.data)
+        return Content(
+            y=y,
+            labels=labels,
+            identity=hash_of(x=x, y=y, group=group, labels=np.array(labels)),
+            group=None if group is None else group.astype(np.str_),
+            notes=(sentence,) if sentence else (),
+        )
+
+    status = path.stat()
+    return cached(cache, request, [str(path.absolute()), status.st_size, status.st_mtime_ns], decode)
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no zip archive")
+        with np.load(path, allow_pickle=False) as file:
+            for key in ("x", "y"):
+                if key not in file.files:
+                    raise InputError(f"{path}: expected arrays x and y, received no {key!r}. {_found(key, file.files)}")
+            return {key: file[key] for key in _KEYS if key in file.files}
+    except InputError:
+        raise
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise InputError(f"{path} is no readable .npz: {error}.") from None
+        raise InputError(
+            f"{path} holds Python objects, which are never loaded. Store x as numbers and y as integers or strings."
+        ) from None
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is no readable .npz: {error}. Write it with numpy.savez(path, x=x, y=y).") from None
+
+
+def _found(key: str, names: list[str]) -> str:
+    return near(key, names).replace("Known:", "It holds:")
+
+
+def _classes(arrays: dict[str, NDArray[Any]], source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """y as 0 .. classes - 1, and the names of the classes."""
+    y = arrays["y"].astype(np.str_) if arrays["y"].dtype.kind == "S" else arrays["y"]
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.dtype.kind not in "iuUb":
+        hint = " Take numpy.argmax(y, axis=1) of one-hot rows." if y.ndim == 2 else ""
+        raise InputError(
+            f"{source}: y: expected one integer or string an image, received {y.dtype} {list(y.shape)}.{hint}"
+        )
+    if "labels" not in arrays:
+        names, index = np.unique(y, return_inverse=True)
+        return index.astype(np.int64), tuple(str(name) for name in names.tolist())
+    labels = tuple(str(label) for label in arrays["labels"].reshape(-1).tolist())
+    if len(set(labels)) != len(labels):
+        raise InputError(f"{source}: labels: expected every name once, received {list(labels)}.")
+    if y.dtype.kind == "U":
+        index_of = {label: number for number, label in enumerate(labels)}
+        unknown = sorted(set(y.tolist()) - set(labels))
+        if unknown:
+            raise InputError(f"{source}: y holds {unknown[0]!r}, which labels does not. {near(unknown[0], labels)}")
+        return np.array([index_of[label] for label in y.tolist()], np.int64), labels
+    if y.size and not 0 <= int(y.min()) <= int(y.max()) < len(labels):
+        raise InputError(
+            f"{source}: y: expected 0..{len(labels) - 1} for {len(labels)} labels, received {y.min()}..{y.max()}."
+        )
+    return y.astype(np.int64), labels
