@@ -259,29 +259,40 @@ class MBConv(Block):
 
 @dataclass(frozen=True)
 class Head(Block):
-    """1x1 convolution to `features`, global average pooling, a dense layer that gives one logit a class."""
+    """1x1 convolution to `channels` features, batch normalisation, an activation, global average pooling."""
 
-    features: int = _part("c")
-    classes: int = _part("n")
+    channels: int = _part("c")
     activation: Activation = _part("")
 
     def __post_init__(self) -> None:
-        self._require(self.features >= 1 and self.classes >= 2, "features of at least 1 and classes of at least 2")
+        self._require(self.channels >= 1, "channels of at least 1")
         self._check_activation(self.activation)
 
     def operators(self, inputs: tuple[Shape, ...]) -> tuple[Operator, ...]:
-        """conv_2d, mean, fully_connected."""
+        """conv_2d, mean."""
         height, width, channels = _only(inputs)
-        weights = channels * self.features
-        shape = (height, width, self.features)
-        operators = [Operator("conv_2d", (0,), shape, height * width * weights, weights, self.features)]
+        weights = channels * self.channels
+        shape = (height, width, self.channels)
+        operators = [Operator("conv_2d", (0,), shape, height * width * weights, weights, self.channels)]
         _act(operators, self.activation)
-        weights = self.features * self.classes
-        operators += [
-            Operator("mean", (len(operators),), (1, 1, self.features)),
-            Operator("fully_connected", (len(operators) + 1,), (1, 1, self.classes), weights, weights, self.classes),
-        ]
+        operators.append(Operator("mean", (len(operators),), (1, 1, self.channels)))
         return tuple(operators)
+
+
+@dataclass(frozen=True)
+class Dense(Block):
+    """A dense layer that gives one logit a class."""
+
+    classes: int = _part("n")
+
+    def __post_init__(self) -> None:
+        self._require(self.classes >= 2, "at least 2 classes")
+
+    def operators(self, inputs: tuple[Shape, ...]) -> tuple[Operator, ...]:
+        """fully_connected."""
+        height, width, channels = _only(inputs)
+        weights = height * width * channels * self.classes
+        return (Operator("fully_connected", (0,), (1, 1, self.classes), weights, weights, self.classes),)
 
 
 def _only(inputs: tuple[Shape, ...]) -> Shape:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -75,6 +76,12 @@ class Layer:
     def parameters(self) -> int:
         """Weights and biases of the deployed block (batch normalisation folded)."""
         return sum(operator.weights + operator.biases for operator in self.operators)
+
+    def live_elements(self) -> int:
+        """Numbers in activations that are live at the worst moment while this layer runs alone."""
+        schedule = _Schedule()
+        schedule.run(self.operators, [schedule.write(shape) for shape in self.input_shapes])
+        return schedule.peak()
 
 
 # Every candidate of a search is made of the same few hundred layers.
@@ -190,32 +197,40 @@ class Architecture:
         Liveness over the whole schedule: a tensor lives from the operator that writes it to the last one that reads
         it; while an operator runs, what it reads and what it writes are both live.
         """
-        written, last_read = self._schedule()
-        lives = [0] * (max(last_read) + 2)
-        for (start, elements), end in zip(written, last_read, strict=True):
-            lives[start] += elements
-            lives[end + 1] -= elements
-        worst = now = 0
-        for change in lives:
-            now += change
-            worst = max(worst, now)
-        return worst
-
-    def _schedule(self) -> tuple[list[tuple[int, int]], list[int]]:
-        """Every tensor: (the step that writes it, its elements), and the last step that reads it."""
-        height, width, channels = self.input_shape
-        written = [(0, height * width * channels)]
-        last_read = [0]
-        outputs: list[int] = []  # the tensor that each node gives
-        step = 0
+        schedule = _Schedule()
+        outputs: list[int] = []
         for index, layer in enumerate(self.layers()):
-            tensors = [outputs[source] for source in self.sources(index)] if index else [0]
-            for operator in layer.operators:
-                for read in operator.reads:
-                    last_read[tensors[read]] = step
-                tensors.append(len(written))
-                written.append((step, operator.shape[0] * operator.shape[1] * operator.shape[2]))
-                last_read.append(step)
-                step += 1
-            outputs.append(tensors[-1])
-        return written, last_read
+            sources = [outputs[i] for i in self.sources(index)] if index else [schedule.write(self.input_shape)]
+            outputs.append(schedule.run(layer.operators, sources))
+        return schedule.peak()
+
+
+class _Schedule:
+    """Tensors of a run of operators, one a step: when each is written, when it is last read, how large it is."""
+
+    def __init__(self) -> None:
+        self._tensors: list[list[int]] = []  # [step written, step last read, elements]
+        self._steps = 0
+
+    def write(self, shape: Shape) -> int:
+        """A tensor that is there from now on; its number."""
+        self._tensors.append([self._steps, self._steps, shape[0] * shape[1] * shape[2]])
+        return len(self._tensors) - 1
+
+    def run(self, operators: tuple[Operator, ...], sources: list[int]) -> int:
+        """Run a block's operators on the tensors it reads; the number of the tensor it gives."""
+        tensors = list(sources)
+        for operator in operators:
+            for read in operator.reads:
+                self._tensors[tensors[read]][1] = self._steps
+            tensors.append(self.write(operator.shape))
+            self._steps += 1
+        return tensors[-1]
+
+    def peak(self) -> int:
+        """Elements live at the worst step."""
+        changes = [0] * (self._steps + 2)
+        for start, end, elements in self._tensors:
+            changes[start] += elements
+            changes[end + 1] -= elements
+        return max(itertools.accumulate(changes))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgenas.architecture import Architecture, Block, Conv, Head, Input, Layer, MBConv, Shape
+from edgenas.architecture import Architecture, Block, Conv, Dense, Head, Input, Layer, MBConv, Shape
 from edgenas.architecture.blocks import Activation
 from edgenas.errors import InputError
 
@@ -100,6 +100,10 @@ class MobileSpace:
         shape = "x".join(map(str, self.input_shape))
         return f"MobileSpace({self.name!r}, {shape}, classes={self.classes}, activation={self.activation!r})"
 
+    def with_classes(self, classes: int) -> "MobileSpace":
+        """The same space for another number of classes."""
+        return MobileSpace(self.name, self.input_shape, classes, self.activation)
+
     # What it holds
 
     @property
@@ -107,7 +111,7 @@ class MobileSpace:
         """How many different networks it holds."""
         kinds = len(KERNELS) * len(EXPANSIONS)
         stage = len(SE_RATIOS) * sum(kinds**depth for depth in DEPTHS)
-        return len(WIDTHS) * len(self._plan.stem_strides) * math.prod([stage] * len(self._plan.stages))
+        return len(WIDTHS) * len(self._plan.stem_strides) * int(stage ** len(self._plan.stages))
 
     @property
     def smallest(self) -> Architecture:
@@ -167,7 +171,7 @@ class MobileSpace:
                         activation=self.activation,
                     )
                 )
-        blocks.append(Head(_scaled(self._plan.features, width), self.classes, self.activation))
+        blocks += [Head(_scaled(self._plan.features, width), self.activation), Dense(self.classes)]
         return Architecture.chain(*blocks)
 
     def decode_codes(self, codes: Codes) -> list[Architecture]:
@@ -290,7 +294,7 @@ class MobileSpace:
         blocks = [node.block for node in architecture.nodes]
         moulds = [block for block in blocks if isinstance(block, MBConv)]
         for width, stem_stride in itertools.product(WIDTHS, self._plan.stem_strides):
-            if blocks[1] != self._stem(width, stem_stride) or len(moulds) != len(blocks) - 3:
+            if blocks[1] != self._stem(width, stem_stride) or len(moulds) != len(blocks) - 4:
                 continue
             values = dict.fromkeys(self.choices) | {"width": width, "stem_stride": stem_stride}
             values |= {name: options[0] for name, options in self.choices.items() if values[name] is None}
@@ -359,7 +363,7 @@ class _LayerIndex:
                 depth = f"stage{stage}_depth"
                 # The other stages have depth 1 in the shared setting.
                 plan.append((shape + parts, (depth, DEPTHS.index(block), {depth: block}), 1 + (stage - 1) + block))
-        plan.append((shape, None, -1))
+        plan += [(shape, None, -2), (["width"], None, -1)]
         return plan
 
     def look_up(self, codes: Codes) -> npt.NDArray[np.int32]:

@@ -1,0 +1,378 @@
+"""The profiler: from a space and a device to a latency table with a certificate."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgenas.files as files
+from edgenas.architecture import Architecture, Dense, Input, Layer
+from edgenas.device import Agent, Connection, Device, connect, shares_host
+from edgenas.errors import DeviceError, InputError
+from edgenas.latency.rounds import Ratio, Rounds, read_rounds
+from edgenas.latency.table import Calibration, Certificate, Entry, Identity, LatencyTable, Network
+from edgenas.ledger import Ledger
+from edgenas.model import ConversionPool, Precision, converter_version
+from edgenas.space import MobileSpace
+
+# Classifiers are measured for these numbers of classes; between them their cost is linear.
+CLASSES = (2, 10, 100, 1000)
+CALIBRATION_NETWORKS = 5
+CERTIFICATE_NETWORKS = 10
+BATCH = 100
+ROUNDS = 30
+# A session is good while the reference's own times stay this close: (90th - 10th percentile) / median.
+STEADY, HOPELESS = 0.10, 0.30
+TRIES = 5
+EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
+# The least cost an entry can have: what is left of a layer that the runtime folds away.
+LEAST_US = 0.01
+
+Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a profile measures.
+
+    Attributes:
+        layers: every layer that the space can produce, its classifier for several numbers of classes.
+        calibration, certificate: whole networks; the first fit the sum of layers, the others test it.
+        reference: the network of every round.
+    """
+
+    layers: tuple[Layer, ...]
+    calibration: tuple[Architecture, ...]
+    certificate: tuple[Architecture, ...]
+    reference: Architecture
+
+    @property
+    def networks(self) -> tuple[Architecture, ...]:
+        """All whole networks, those for calibration first."""
+        return self.calibration + self.certificate
+
+
+def plan_profile(space: MobileSpace, seed: int = 0, classes: Sequence[int] = CLASSES) -> Plan:
+    """Layers and networks to measure for a space.
+
+    The calibration's networks are spread evenly over MACs, the certificate's are drawn at random.
+    """
+    layers = list(space.layers())
+    for count in sorted({*classes, space.classes}):
+        layers += [layer for layer in space.with_classes(count).layers() if isinstance(layer.block, Dense)]
+    rng = np.random.default_rng(seed)
+    drawn = sorted(space.decode_codes(space.sample(rng, 60)), key=lambda network: network.macs)
+    spread = np.linspace(0, len(drawn) - 1, CALIBRATION_NETWORKS).round().astype(int)
+    calibration = tuple(drawn[i] for i in spread)
+    others = space.decode_codes(space.sample(rng, 4 * CERTIFICATE_NETWORKS))
+    fresh = [network for network in dict.fromkeys(others) if network not in calibration]
+    reference = drawn[len(drawn) // 2]
+    certificate = tuple(network for network in fresh if network != reference)[:CERTIFICATE_NETWORKS]
+    return Plan(tuple(dict.fromkeys(layers)), calibration, certificate, reference)
+
+
+def table_name(device: Device, space: MobileSpace, precision: str, threads: int) -> str:
+    """The name under which a profile is saved."""
+    shape = "x".join(map(str, space.input_shape))
+    parts = [device.name, space.name, shape, precision, f"t{threads}"]
+    if device.runtime.package != "ai-edge-litert":
+        parts.append(device.runtime.package)
+    if space.activation != "relu6":
+        parts.append(space.activation)
+    return "-".join(parts)
+
+
+def profile(
+    device: Device,
+    space: MobileSpace,
+    precision: Precision,
+    threads: int = 1,
+    *,
+    classes: Sequence[int] = CLASSES,
+    seed: int = 0,
+    project: Path | None = None,
+    progress: Progress = no_progress,
+) -> LatencyTable:
+    """Measure every layer of a space on a device, calibrate and certify, and save the table.
+
+    A session that was cut goes on where it was: converted files and measured batches are kept under
+    `.edgenas/profiles/` of the project until the table is saved.
+
+    Args:
+        device: where to measure.
+        space: for one input size.
+        precision: "float32" or "int8".
+        threads: of one inference.
+        classes: numbers of classes that the classifier is measured for.
+        project: the user's folder (the current one).
+        progress: called with what is done, how much of how much.
+
+    Raises:
+        DeviceError: unreachable, without the runtime, or too unsteady to measure on.
+    """
+    started = time.monotonic()
+    project = project or Path()
+    name = table_name(device, space, precision, threads)
+    plan = plan_profile(space, seed, classes)
+    with connect(device) as connection, connection.open_agent() as agent:
+        identity = _identify(device, agent, precision, threads)
+        session = _Session(project / ".edgenas" / "profiles" / name, identity, plan, connection, agent, progress)
+        session.run()
+        table = session.table(space)
+    wall_s = round(time.monotonic() - started, 1)
+    table.provenance.update(wall_s=wall_s, space=space.name, input="x".join(map(str, space.input_shape)))
+    path = project / "latency_tables" / f"{name}.json"
+    table.save(path)
+    shutil.rmtree(session.folder, ignore_errors=True)
+    Ledger(project / ".edgenas" / "ledger.jsonl").append("profiled", table=name, **table.provenance)
+    return table
+
+
+def _identify(device: Device, agent: Agent, precision: str, threads: int) -> Identity:
+    info = agent.info
+    version = agent.runtime_version(device.runtime.package)
+    delegate = "XNNPACK" if device.runtime.package == "ai-edge-litert" or precision == "float32" else "none"
+    return Identity(
+        device=device.name,
+        fingerprint=info.fingerprint,
+        cpu=info.cpu,
+        runtime=device.runtime.package,
+        runtime_version=version,
+        delegate=delegate,
+        threads=threads,
+        cores=device.runtime.cores,
+        precision=precision,
+        converter=converter_version(),
+    )
+
+
+class _Session:
+    """One profiling session, resumable: what is converted and measured lies in its folder."""
+
+    def __init__(
+        self, folder: Path, identity: Identity, plan: Plan, connection: Connection, agent: Agent, progress: Progress
+    ) -> None:
+        self.folder = folder
+        self._identity = identity
+        self._plan = plan
+        self._connection = connection
+        self._agent = agent
+        self._progress = progress
+        self._shared = shares_host(agent.info)
+        self._journal = _Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
+        self._conversion_s = 0.0
+        self._remote = f"{connection.folder}/profile"
+
+    def run(self) -> None:
+        """Measure what the journal lacks."""
+        subjects: list[tuple[str, Layer | Architecture]] = [(str(layer), layer) for layer in self._plan.layers]
+        batches = [subjects[start : start + BATCH] for start in range(0, len(subjects), BATCH)]
+        # Whole networks are measured twice, before the layers and after: what they differ by is the noise floor.
+        networks: list[tuple[str, Layer | Architecture]] = [(f"first {n}", n) for n in self._plan.networks]
+        again: list[tuple[str, Layer | Architecture]] = [(f"again {n}", n) for n in self._plan.networks]
+        todo = [[job for job in batch if job[0] not in self._journal.ratios] for batch in (networks, *batches, again)]
+        todo = [batch for batch in todo if batch]
+        total, done = sum(map(len, todo)), 0
+        if not todo:
+            return
+        self._connection.run(["mkdir", "-p", self._remote])
+        try:
+            with ConversionPool(self.folder / "models", _precision(self._identity)) as pool:
+                for batch, paths in self._converted(pool, todo):
+                    self._progress("measuring", done, total)
+                    self._measure(batch, paths)
+                    done += len(batch)
+                    self._progress("measuring", done, total)
+        finally:
+            self._connection.run(["rm", "-rf", self._remote])
+
+    def _converted(
+        self, pool: ConversionPool, todo: Sequence[Sequence[tuple[str, Layer | Architecture]]]
+    ) -> Iterator[tuple[Sequence[tuple[str, Layer | Architecture]], list[Path]]]:
+        """Batches as they become ready. While one is measured the next is converted, on a device of its own; a
+        device that shares the host's cores is measured only while the host is idle."""
+        jobs = pool.submit([subject for _, subject in todo[0]] + [self._plan.reference, EMPTY])
+        for index, batch in enumerate(todo):
+            start = time.monotonic()
+            self._progress("converting", 0, len(jobs))
+            for count, (_, future) in enumerate(jobs, start=1):
+                if future is not None:
+                    wait([future])
+                    future.result()
+                    self._progress("converting", count, len(jobs))
+            self._conversion_s += time.monotonic() - start
+            paths = [path for path, _ in jobs]
+            following = [subject for _, subject in todo[index + 1]] if index + 1 < len(todo) else []
+            following += [self._plan.reference, EMPTY]
+            if not self._shared:
+                jobs = pool.submit(following)
+            yield batch, paths
+            if self._shared:
+                jobs = pool.submit(following)
+
+    def _measure(self, batch: Sequence[tuple[str, Layer | Architecture]], paths: list[Path]) -> None:
+        *models, reference, empty = self._send(paths)
+        rounds = self._steady_rounds([*models, empty], reference)
+        *ratios, empty_ratio = rounds.ratios
+        if empty_ratio is None:
+            raise DeviceError(f"The empty model does not run on the device: {rounds.failed[len(models)]}.")
+        lines: list[dict[str, Any]] = []
+        for index, ((key, _), ratio) in enumerate(zip(batch, ratios, strict=True)):
+            if ratio is None:
+                raise DeviceError(f"{key} does not run on the device: {rounds.failed[index]}.")
+            lines.append({"key": key, "ratio": ratio.value, "spread": ratio.spread})
+        self._journal.add(lines, {"reference_us": rounds.reference_us, "empty": empty_ratio.value,
+                                  "reference_spread": rounds.reference_spread, "busy_s": rounds.busy_s})  # fmt: skip
+
+    def _send(self, paths: list[Path]) -> list[str]:
+        """The files on the device, under names of their own content's."""
+        remote = []
+        for path in paths:
+            remote.append(f"{self._remote}/{path.name}")
+            if path.name not in self._journal.sent:
+                self._connection.put(path, remote[-1])
+                self._journal.sent.add(path.name)
+        return remote
+
+    def _steady_rounds(self, models: list[str], reference: str) -> Rounds:
+        best: Rounds | None = None
+        for attempt in range(TRIES):
+            start = time.monotonic()
+            answer = self._agent.call(
+                "measure",
+                timeout_s=300,
+                models=models,
+                reference=reference,
+                rounds=ROUNDS,
+                threads=self._identity.threads,
+                runtime=self._identity.runtime,
+                cores=self._identity.cores,
+                seed=attempt,
+            )
+            rounds = read_rounds(answer, len(models), time.monotonic() - start)
+            if best is None or rounds.reference_spread < best.reference_spread:
+                best = rounds
+            if best.reference_spread <= STEADY:
+                return best
+            self._progress("waiting: the device is unsteady", attempt + 1, TRIES)
+            time.sleep(min(2**attempt, 10))
+        assert best is not None
+        if best.reference_spread > HOPELESS:
+            raise DeviceError(
+                f"The device is too unsteady to measure: the reference model's time spreads by "
+                f"{best.reference_spread:.0%} in the best of {TRIES} tries (at most {HOPELESS:.0%} is accepted). "
+                "Stop what else runs there and profile again: it goes on where it was."
+            )
+        return best
+
+    def table(self, space: MobileSpace) -> LatencyTable:
+        """The table of all that was measured."""
+        sessions = self._journal.sessions
+        reference_us = float(np.median([session["reference_us"] for session in sessions]))
+        empty_us = float(np.median([session["empty"] for session in sessions])) * reference_us
+        ratios = self._journal.ratios
+        entries = {}
+        for layer in self._plan.layers:
+            ratio = ratios[str(layer)]
+            entries[layer] = Entry(
+                round(max(ratio.value * reference_us - empty_us, LEAST_US), 4), round(ratio.spread, 4)
+            )
+        raw = LatencyTable(
+            identity=self._identity,
+            source="measured",
+            reference=(str(self._plan.reference), reference_us),
+            empty_us=empty_us,
+            entries=entries,
+            provenance={
+                "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "device_busy_s": round(sum(session["busy_s"] for session in sessions), 1),
+                "conversion_s": round(self._conversion_s, 1),
+                "reference_spread": round(max(session["reference_spread"] for session in sessions), 4),
+            },
+        )
+        calibrated = _calibrate(raw, self._networks(raw, self._plan.calibration, reference_us))
+        return _certify(calibrated, self._networks(calibrated, self._plan.certificate, reference_us))
+
+    def _networks(
+        self, table: LatencyTable, networks: Sequence[Architecture], reference_us: float
+    ) -> tuple[Network, ...]:
+        found = []
+        for network, predicted_ms in zip(networks, table.estimate_ms(networks), strict=True):
+            first, again = (self._journal.ratios[f"{when} {network}"].value for when in ("first", "again"))
+            found.append(
+                Network(str(network), first * reference_us / 1000, again * reference_us / 1000, float(predicted_ms))
+            )
+        return tuple(found)
+
+
+def _calibrate(raw: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
+    """Fit scale and offset by least squares of the relative error."""
+    measured = np.array([(network.measured_ms + network.repeated_ms) / 2 * 1000 for network in networks])
+    sums = np.array([network.predicted_ms * 1000 for network in networks])
+    (scale, offset), *_ = np.linalg.lstsq(np.c_[sums / measured, 1 / measured], np.ones(len(measured)), rcond=None)
+    fitted = tuple(
+        dataclasses.replace(network, predicted_ms=float(scale * network.predicted_ms + offset / 1000))
+        for network in networks
+    )
+    return dataclasses.replace(raw, calibration=Calibration(float(scale), float(offset), fitted))
+
+
+def _certify(table: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
+    return dataclasses.replace(table, certificate=Certificate(networks))
+
+
+def _precision(identity: Identity) -> Precision:
+    return "int8" if identity.precision == "int8" else "float32"
+
+
+class _Journal:
+    """What a session has measured so far, one JSON line a batch; a session of another identity starts anew."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self._path = folder / "measured.jsonl"
+        self.sent: set[str] = set()
+        self.ratios: dict[str, Ratio] = {}
+        self.sessions: list[dict[str, float]] = []
+        ledger = Ledger(self._path)
+        begun = ledger.entries("session")
+        if begun and begun[0]["identity"] != identity:
+            shutil.rmtree(folder)
+            begun = []
+        if not begun:
+            ledger.append("session", identity=identity)
+        for entry in ledger.entries("batch"):
+            self._take(entry["lines"], entry["session"])
+
+    def add(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
+        Ledger(self._path).append("batch", lines=lines, session=session)
+        self._take(lines, session)
+
+    def _take(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
+        self.ratios |= {line["key"]: Ratio(float(line["ratio"]), float(line["spread"])) for line in lines}
+        self.sessions.append(session)
+
+
+def check_table_fits(table: LatencyTable, device: Device, precision: str, threads: int) -> None:
+    """Raise `InputError` where a table was measured for something else."""
+    identity = table.identity
+    for what, found, wanted in (
+        ("device", identity.device, device.name),
+        ("precision", identity.precision, precision),
+        ("number of threads", str(identity.threads), str(threads)),
+        ("runtime", identity.runtime, device.runtime.package),
+    ):
+        if found != wanted:
+            raise InputError(
+                f"The latency table is for the {what} {found!r}, wanted is {wanted!r}. "
+                f"`edgenas table list` shows the tables there are; `edgenas profile {device.name}` makes one."
+            )

@@ -1,0 +1,347 @@
+"""The latency table: what each layer costs on one device, how those costs add up, and how far to trust the sum.
+
+NumPy only: a table can be read and used where nothing else of EdgeNAS is wanted.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+import edgenas.files as files
+from edgenas.architecture import Architecture, Layer
+from edgenas.architecture.blocks import Dense
+from edgenas.errors import EdgeNASError, InputError, near
+from edgenas.space import Codes, MobileSpace
+
+Values = npt.NDArray[np.float64]
+SCHEMA = 1
+SUFFIX = ".json"
+
+
+class MissingLayersError(EdgeNASError):
+    """The table lacks layers; the message names some and the command that measures them."""
+
+    def __init__(self, layers: Sequence[Layer], command: str) -> None:
+        shown = ", ".join(str(layer) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
+        super().__init__(f"The latency table lacks {len(layers)} layers ({shown}). Measure them with: {command}")
+        self.layers = tuple(layers)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that changes a table's numbers.
+
+    Attributes:
+        device: the device's name.
+        fingerprint: of the hardware and system that was measured.
+        cpu: its processor, for people.
+        runtime: "ai-edge-litert" or "tflite-runtime", with `runtime_version`.
+        delegate: what the runtime hands operators to.
+        threads: of one inference.
+        cores: the cores it was kept on, if it was.
+        precision: "float32" or "int8".
+        converter: what wrote the models.
+    """
+
+    device: str
+    fingerprint: str
+    cpu: str
+    runtime: str
+    runtime_version: str
+    delegate: str
+    threads: int
+    cores: tuple[int, ...] | None
+    precision: str
+    converter: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network that was measured beside its prediction, for calibration or the certificate."""
+
+    notation: str
+    measured_ms: float
+    repeated_ms: float  # the same, measured again later in the session
+    predicted_ms: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """measured = scale x (sum of the layers) + offset, fitted on whole networks."""
+
+    scale: float = 1.0
+    offset_us: float = 0.0
+    networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How well the table predicts networks that took no part in it."""
+
+    networks: tuple[Network, ...]
+
+    @cached_property
+    def relative_errors(self) -> Values:
+        """[networks] predicted / measured - 1."""
+        return np.array([network.predicted_ms / network.measured_ms - 1 for network in self.networks])
+
+    def summary(self) -> dict[str, float]:
+        """Shares and errors as fractions: within_5_percent, within_10_percent, mape, noise_floor, spearman."""
+        errors = np.abs(self.relative_errors)
+        repeats = [abs(network.repeated_ms / network.measured_ms - 1) for network in self.networks]
+        measured = np.array([network.measured_ms for network in self.networks])
+        predicted = np.array([network.predicted_ms for network in self.networks])
+        return {
+            "networks": len(self.networks),
+            "within_5_percent": float((errors <= 0.05).mean()),
+            "within_10_percent": float((errors <= 0.10).mean()),
+            "mape": float(errors.mean()),
+            "noise_floor": float(np.mean(repeats)),
+            "spearman": _spearman(measured, predicted),
+        }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A layer's cost.
+
+    Attributes:
+        us: microseconds of one inference, the empty model's time taken off.
+        spread: relative, the interquartile range of its rounds.
+    """
+
+    us: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What each layer costs on one device.
+
+    Attributes:
+        identity: what was measured on.
+        source: "measured", "imported", or "simulated" (tests only: `ship` refuses what rests on one).
+        reference: notation and microseconds of the network that every round measured too.
+        empty_us: what an inference costs before any layer runs.
+        entries: cost by layer.
+        calibration: from the sum of layers to a whole network.
+        certificate: None where nobody checked.
+        provenance: when, by which version, at what cost.
+    """
+
+    identity: Identity
+    source: Literal["measured", "imported", "simulated"]
+    reference: tuple[str, float]
+    empty_us: float
+    entries: dict[Layer, Entry]
+    calibration: Calibration = field(default_factory=Calibration)
+    certificate: Certificate | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for layer, entry in self.entries.items():
+            if not (math.isfinite(entry.us) and entry.us > 0):
+                raise InputError(f"A latency table takes positive, finite times only: {layer} has {entry.us!r} us.")
+
+    # Prediction
+
+    def estimate_ms(self, architectures: Sequence[Architecture]) -> Values:
+        """[N] predicted latency, ms.
+
+        Raises:
+            MissingLayersError: a layer was never measured.
+        """
+        costs = self._costs_us
+        missing: dict[Layer, None] = {}
+        sums = np.empty(len(architectures))
+        for index, architecture in enumerate(architectures):
+            total = 0.0
+            for layer in architecture.layers():
+                cost = costs.get(layer)
+                if cost is None:
+                    cost = self._dense_us(layer)
+                    if cost is None:
+                        missing[layer] = None
+                        continue
+                    costs[layer] = cost
+                total += cost
+            sums[index] = total
+        if missing:
+            raise MissingLayersError(list(missing), self.profile_command(list(missing)))
+        return self._calibrated_ms(sums)
+
+    def estimate_codes_ms(self, space: MobileSpace, codes: Codes) -> Values:
+        """[N] predicted latency of rows of codes [N, choices], ms: a gather and a sum.
+
+        Raises:
+            MissingLayersError: a layer of the space was never measured.
+        """
+        costs = self.costs_us(space)
+        return self._calibrated_ms(costs[space.layer_index(codes)].sum(axis=1))
+
+    def costs_us(self, space: MobileSpace) -> Values:
+        """[layers + 1] the cost of each of `space.layers()`, and 0 for a slot where nothing stands."""
+        costs = [self._costs_us.get(layer) or self._dense_us(layer) for layer in space.layers()]
+        missing = [layer for layer, cost in zip(space.layers(), costs, strict=True) if cost is None]
+        if missing:
+            raise MissingLayersError(missing, self.profile_command(missing, space))
+        return np.array([*costs, 0.0], dtype=float)
+
+    def interval_ms(self, architectures: Sequence[Architecture], coverage: float = 0.9) -> tuple[Values, Values]:
+        """([N], [N]) ends of an interval that holds the measured latency with probability `coverage`.
+
+        Split conformal prediction over the certificate's networks (Vovk et al., 2005), with the relative error as the
+        score: nothing is assumed of its distribution.
+
+        Raises:
+            InputError: the table has no certificate, or too few networks in it for that coverage.
+        """
+        half = self.relative_half_width(coverage)
+        middle = self.estimate_ms(architectures)
+        return middle / (1 + half), middle / max(1 - half, 1e-9)
+
+    def relative_half_width(self, coverage: float = 0.9) -> float:
+        """h such that |predicted / measured - 1| <= h with probability `coverage`."""
+        if self.certificate is None:
+            raise InputError("This table has no certificate, so it gives no interval: profile the device again.")
+        errors = np.sort(np.abs(self.certificate.relative_errors))
+        rank = math.ceil((len(errors) + 1) * coverage)
+        if rank > len(errors):
+            raise InputError(
+                f"{len(errors)} networks in the certificate back a coverage of up to "
+                f"{len(errors) / (len(errors) + 1):.0%}, received {coverage:.0%}."
+            )
+        return float(errors[rank - 1])
+
+    def profile_command(self, layers: Sequence[Layer], space: MobileSpace | None = None) -> str:
+        """What a user types to have these layers measured."""
+        shape = space.input_shape if space else None
+        size = "x".join(map(str, shape)) if shape else "HxWxC"
+        classes = max((layer.block.classes for layer in layers if isinstance(layer.block, Dense)), default=0)
+        return (
+            f"edgenas profile {self.identity.device} --space {space.name if space else 'SPACE'} --input {size} "
+            f"--precision {self.identity.precision} --threads {self.identity.threads}"
+            + (f" --classes {classes}" if classes else "")
+            + (f" --activation {space.activation}" if space and space.activation != "relu6" else "")
+        )
+
+    @cached_property
+    def _costs_us(self) -> dict[Layer, float]:
+        return {layer: entry.us for layer, entry in self.entries.items()}
+
+    def _dense_us(self, layer: Layer) -> float | None:
+        """A classifier's cost for a number of classes between two measured ones: linear in the classes."""
+        if not isinstance(layer.block, Dense):
+            return None
+        known = sorted(
+            (found.block.classes, entry.us)
+            for found, entry in self.entries.items()
+            if isinstance(found.block, Dense) and found.input_shapes == layer.input_shapes
+        )
+        if not known or not known[0][0] <= layer.block.classes <= known[-1][0]:
+            return None
+        classes, costs = np.array(known).T
+        return float(np.interp(layer.block.classes, classes, costs))
+
+    def _calibrated_ms(self, sums_us: Values) -> Values:
+        # A network cannot take less than nothing, whatever the fit says below the networks it saw.
+        return np.maximum(self.calibration.scale * sums_us + self.calibration.offset_us, 0.1) / 1000
+
+    # On disk
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all, with its checksum."""
+        content = self._content()
+        content["checksum"] = files.sha256(files.canonical_json(content).encode())
+        files.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, name: str | Path) -> "LatencyTable":
+        """Read a table by its name (the user's own first, then those shipped) or its path.
+
+        Raises:
+            InputError: missing, damaged, of another schema, or with values that no measurement gives.
+        """
+        path = _find(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            checksum = content.pop("checksum")
+            good = files.sha256(files.canonical_json(content).encode()) == checksum
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"The latency table {path} cannot be read ({error}). Profile the device again.") from None
+        if not good:
+            raise InputError(f"The latency table {path} is damaged: its checksum does not match. Profile again.")
+        if content.get("schema") != SCHEMA:
+            raise InputError(f"The latency table {path} has schema {content.get('schema')!r}, expected {SCHEMA}.")
+        return cls._from_content(content, str(path))
+
+    def _content(self) -> dict[str, Any]:
+        def plain(part: Any) -> Any:
+            return None if part is None else files.as_mapping(part)
+
+        return {
+            "schema": SCHEMA,
+            "identity": plain(self.identity),
+            "source": self.source,
+            "reference": {"notation": self.reference[0], "us": self.reference[1]},
+            "empty_us": self.empty_us,
+            "calibration": plain(self.calibration),
+            "certificate": plain(self.certificate),
+            "provenance": self.provenance,
+            "entries": {str(layer): [entry.us, entry.spread] for layer, entry in self.entries.items()},
+        }
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any], where: str) -> "LatencyTable":
+        try:
+            certificate = content["certificate"]
+            return cls(
+                identity=files.from_mapping(Identity, content["identity"], where),
+                source=content["source"],
+                reference=(str(content["reference"]["notation"]), float(content["reference"]["us"])),
+                empty_us=float(content["empty_us"]),
+                entries={Layer.parse(key): Entry(float(us), float(s)) for key, (us, s) in content["entries"].items()},
+                calibration=files.from_mapping(Calibration, content["calibration"], where),
+                certificate=None if certificate is None else files.from_mapping(Certificate, certificate, where),
+                provenance=dict(content["provenance"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"The latency table {where} cannot be read: {error!r}. Profile the device again."
+            ) from None
+
+    def merged(self, other: "LatencyTable") -> "LatencyTable":
+        """This table with the entries that only the other one has."""
+        return dataclasses.replace(self, entries=other.entries | self.entries)
+
+
+def _find(name: str | Path) -> Path:
+    if isinstance(name, Path) or "/" in name or name.endswith(SUFFIX):
+        if not Path(name).is_file():
+            raise InputError(f"There is no latency table {name}. `edgenas table list` shows those there are.")
+        return Path(name)
+    path = files.find_shipped("latency_tables", name, SUFFIX)
+    if path is None:
+        raise InputError(f"There is no latency table {name!r}. {near(name, table_names())}")
+    return path
+
+
+def table_names() -> list[str]:
+    """The tables there are: the user's own and those shipped."""
+    return sorted({p.stem for folder in files.shipped_folders("latency_tables") for p in folder.glob(f"*{SUFFIX}")})
+
+
+def _spearman(first: Values, second: Values) -> float:
+    """Rank correlation (no ties to speak of among measured times)."""
+    if len(first) < 2:
+        return float("nan")
+    ranks = np.argsort(np.argsort(first)), np.argsort(np.argsort(second))
+    return float(np.corrcoef(*ranks)[0, 1])

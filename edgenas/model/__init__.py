@@ -1,0 +1,18 @@
+"""From an `Architecture` to a Keras model, and from that to a `.tflite` file."""
+
+from edgenas.model.builder import build_layer_model, build_model
+from edgenas.model.convert import PRECISIONS, Precision, TensorInfo, convert, convert_layer, converter_version, input_of
+from edgenas.model.workers import ConversionPool
+
+__all__ = [
+    "PRECISIONS",
+    "ConversionPool",
+    "Precision",
+    "TensorInfo",
+    "build_layer_model",
+    "build_model",
+    "convert",
+    "convert_layer",
+    "converter_version",
+    "input_of",
+]

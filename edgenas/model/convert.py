@@ -1,0 +1,155 @@
+"""The one place that converts to `.tflite`.
+
+TensorFlow has announced that `tf.lite` will leave its wheels; what replaces it comes here and nowhere else.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenas.architecture import Input, Layer
+from edgenas.errors import CheckFailedError, EdgeNASError
+from edgenas.model.builder import build_layer_model
+
+Precision = Literal["float32", "int8"]
+Images = npt.NDArray[np.float32]  # [N, height, width, channels]
+PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A model's input or output.
+
+    Attributes:
+        shape: with the batch of 1 first.
+        dtype: NumPy's name.
+        scale, zero_point: real value = scale * (stored - zero_point); scale 0 where it is not quantised.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+
+
+def converter_version() -> str:
+    """Part of a latency table's identity; known without importing TensorFlow, which takes seconds."""
+    for package in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"tensorflow {importlib.metadata.version(package)}"
+    raise EdgeNASError("TensorFlow is not installed: pip install edgenas brings it.")
+
+
+def convert(model: Any, precision: Precision, calibration: Images | None = None) -> bytes:
+    """The `.tflite` file of a whole Keras model: raw pixels in, builtin operators only, batch 1.
+
+    Args:
+        model: from `build_model`; its input is float 0-255.
+        precision: "float32", or "int8" for full-integer weights and activations (uint8 in and out).
+        calibration: for int8, training images [N, height, width, channels] of 0-255; an all-0 and an all-255 image
+            are added, so that the input's quantisation is that of raw pixels.
+
+    Raises:
+        CheckFailedError: the converted input is not raw pixels (scale 1, zero point 0), or weights are missing.
+    """
+    shape = tuple(int(side) for side in model.inputs[0].shape[1:])
+    if precision == "float32":
+        content = _convert(model, [shape], None)
+    else:
+        if calibration is None or len(calibration) == 0:
+            raise ValueError("int8 needs calibration images.")
+        black, white = np.zeros(shape, np.float32), np.full(shape, 255, np.float32)
+        samples = [[image[None]] for image in (black, white, *calibration.astype(np.float32))]
+        content = _convert(model, [shape], samples, "uint8")
+    check_input(content, precision)
+    weights = sum(int(np.prod(weight.shape)) for weight in model.weights if "kernel" in weight.path)
+    if len(content) < weights * (4 if precision == "float32" else 1):
+        raise CheckFailedError(f"The converter left weights out: {len(content)} bytes for {weights} weights.")
+    return content
+
+
+def convert_layer(layer: Layer, precision: Precision) -> bytes:
+    """The `.tflite` file of one layer alone with random weights, for measuring.
+
+    Its int8 inputs and outputs are int8, as between the layers of a whole network; a network's `Input` takes uint8.
+    """
+    model = build_layer_model(layer)
+    if precision == "float32":
+        return _convert(model, layer.input_shapes, None)
+    top = 255.0 if isinstance(layer.block, Input) else 6.0
+    rng = np.random.default_rng(0)
+    samples = []
+    for _ in range(2):
+        samples.append([rng.uniform(0, top, (1, *shape)).astype(np.float32) for shape in layer.input_shapes])
+    return _convert(model, layer.input_shapes, samples, "uint8" if top == 255.0 else "int8")
+
+
+def _convert(
+    model: Any,
+    shapes: Any,
+    samples: list[list[Images]] | None,
+    int8_input: str = "int8",
+) -> bytes:
+    import tensorflow as tf
+
+    function = tf.function(model, autograph=False)
+    specs = [tf.TensorSpec((1, *shape), tf.float32) for shape in shapes]
+    concrete = function.get_concrete_function(specs if len(specs) > 1 else specs[0])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
+    # Without this line the same call takes three times as long, or leaves the weights out.
+    converter.experimental_lower_to_saved_model = False
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if samples is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: iter(samples)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8 if int8_input == "uint8" else tf.int8
+        converter.inference_output_type = converter.inference_input_type
+    with _quiet():
+        return bytes(converter.convert())
+
+
+def input_of(content: bytes) -> TensorInfo:
+    """What a `.tflite` file takes."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    details = Interpreter(model_content=content).get_input_details()[0]
+    scale, zero_point = details["quantization"]
+    shape = tuple(int(side) for side in details["shape"])
+    return TensorInfo(shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point))
+
+
+def check_input(content: bytes, precision: Precision) -> None:
+    """Raise `CheckFailedError` unless the model takes raw pixels, batch 1."""
+    found = input_of(content)
+    expected = ("float32", 0.0, 0) if precision == "float32" else ("uint8", 1.0, 0)
+    if (found.dtype, found.scale, found.zero_point) != expected or found.shape[0] != 1:
+        raise CheckFailedError(
+            f"The converted model does not take raw pixels: expected dtype, scale, zero point {expected} and batch 1, "
+            f"found {(found.dtype, found.scale, found.zero_point)} and batch {found.shape[0]}."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter's chatter, from Python and C++, is of no use to a user: it goes nowhere."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+        logger.setLevel(level)

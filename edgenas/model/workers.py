@@ -1,0 +1,73 @@
+"""Conversion in worker processes: files cached by what they hold, ready while other work goes on."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+import edgenas.files as files
+from edgenas.architecture import Architecture, Layer
+from edgenas.model.builder import build_model
+from edgenas.model.convert import Precision, convert, convert_layer
+
+
+def _start_worker() -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # conversion needs no GPU, and each worker would take its memory
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _convert_to(path: Path, subject: Architecture | Layer, precision: Precision) -> None:
+    if isinstance(subject, Layer):
+        content = convert_layer(subject, precision)
+    else:
+        rng = np.random.default_rng(0)
+        images = rng.uniform(0, 255, (2, *subject.input_shape)).astype(np.float32)
+        content = convert(build_model(subject), precision, images)
+    files.write_atomically(path, content)
+
+
+class ConversionPool:
+    """Converts layers and networks with random weights, for measuring; a file that is there is not made again.
+
+    Args:
+        folder: where the files go.
+        precision: of all of them.
+        workers: processes; each takes about 1 GB.
+
+    Use it as a context manager: leaving it ends the processes.
+    """
+
+    def __init__(self, folder: Path, precision: Precision, workers: int | None = None) -> None:
+        self._folder = folder
+        self._precision = precision
+        # Spawned, not forked: TensorFlow does not survive a fork.
+        self._pool = ProcessPoolExecutor(
+            max_workers=workers or min(os.cpu_count() or 1, 8),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+        )
+
+    def __enter__(self) -> "ConversionPool":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, subjects: Sequence[Architecture | Layer]) -> "list[tuple[Path, Future[None] | None]]":
+        """Begin converting; each subject's path, and the future that says it is there (None: it is already)."""
+        jobs: list[tuple[Path, Future[None] | None]] = []
+        for subject in subjects:
+            name = files.sha256(f"{subject} {self._precision}".encode())[:20]
+            path = self._folder / f"{name}.tflite"
+            if path.exists():
+                jobs.append((path, None))
+            else:
+                jobs.append((path, self._pool.submit(_convert_to, path, subject, self._precision)))
+        return jobs
