@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 
@@ -62,6 +62,7 @@ def load_folder(
         digest = hashlib.sha256()
         kept = np.zeros(len(files), bool)
         left_out: list[tuple[str, str]] = []
+        contents: set[str] = set()
         for row, (file, content_hash, pixels) in enumerate(_decoded(files, request, progress)):
             digest.update(os.fsencode(file.relative) + b"\0" + content_hash.encode() + b"\n")
             if isinstance(pixels, str):
@@ -70,8 +71,10 @@ def load_folder(
                     _check_left_out(left_out, len(files), request.source)
             else:
                 kept[row] = True
+                contents.add(content_hash)
                 out.write(pixels.data)
         _check_left_out(left_out, len(files), request.source)
+        twice = int(kept.sum()) - len(contents)
         return Content(
             y=y[kept],
             labels=tuple(labels),
@@ -79,6 +82,7 @@ def load_folder(
             group=None if groups is None else groups[kept],
             fixed=None if fixed is None else fixed[kept],
             left_out=tuple(left_out),
+            notes=(f"Files with the same bytes as another: {twice}. Two splits may share an image.",) if twice else (),
         )
 
     stamps = [[_printable(file.relative), file.size_bytes, file.changed_ns] for file in files]
@@ -140,15 +144,21 @@ def _split_folders(root: Path, source: str) -> dict[str, Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
-    )
+    try:
+        found = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        _unreadable_folder(error)
+    return [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
+
+
+def _unreadable_folder(error: OSError) -> NoReturn:
+    raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.") from None
 
 
 def _images(root: Path, folder: Path, part: str) -> Iterator[_File]:
     """All files below a class folder that may be images; hidden ones are not, links are followed."""
     seen: set[str] = set()
-    for here, below, names in os.walk(folder, followlinks=True):
+    for here, below, names in os.walk(folder, onerror=_unreadable_folder, followlinks=True):
         real = os.path.realpath(here)
         below[:] = [] if real in seen else sorted(name for name in below if not name.startswith("."))
         if real in seen:

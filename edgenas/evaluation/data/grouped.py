@@ -79,7 +79,10 @@ def _greedy(counts: NDArray[np.int64], target: NDArray[np.float64], rng: np.rand
 
 
 def _repair(part: NDArray[np.int64], counts: NDArray[np.int64], splits: int) -> None:
-    """Move groups, small ones first, so that every class is in every split; train before the others."""
+    """Move groups, small ones first, so that every class is in every split, train before the others.
+
+    Where there are too few groups for that: so that every class is in train, and something in every split.
+    """
     has = counts > 0
     order = np.argsort(counts.sum(axis=1), kind="stable")
     groups_in = np.zeros((splits, counts.shape[1]), np.int64)  # groups that hold a class, by split
@@ -94,6 +97,11 @@ def _repair(part: NDArray[np.int64], counts: NDArray[np.int64], splits: int) -> 
                 if (left > least).all():
                     yield int(index)
 
+    def move(index: int, taker: int) -> None:
+        groups_in[part[index], has[index]] -= 1
+        groups_in[taker, has[index]] += 1
+        part[index] = taker
+
     for taker in range(splits):
         for label in np.argsort(has.sum(axis=0), kind="stable").tolist():
             if groups_in[taker, label]:
@@ -102,6 +110,15 @@ def _repair(part: NDArray[np.int64], counts: NDArray[np.int64], splits: int) -> 
             if found is None and taker == _TRAIN:
                 found = next(donors(label, taker, 0), None)
             if found is not None:
-                groups_in[part[found], has[found]] -= 1
-                groups_in[taker, has[found]] += 1
-                part[found] = taker
+                move(found, taker)
+    for taker in range(splits):
+        if (part != taker).all():
+            spare = (
+                index
+                for index in order.tolist()
+                if (part == part[index]).sum() > 1
+                and (part[index] != _TRAIN or (groups_in[_TRAIN, has[index]] > 1).all())
+            )
+            found = next(spare, None)
+            if found is not None:
+                move(found, taker)

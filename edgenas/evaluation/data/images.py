@@ -28,7 +28,7 @@ DEFAULT_POLICY: Policy = "pad"
 """`pad`: the only one that neither cuts off nor distorts what is to be recognised. Where the aspect ratio of the
 images is the input's, all three are the same."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is opened. Named, so that no other decoder (some start programs) ever sees a user's file."""
 
 MAX_PIXELS = 89_478_485
@@ -103,6 +103,8 @@ def prepare_image(
         raise InputError(f"no image of a known format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"too many pixels: {error}") from None
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {error.filename}") from None
     except Exception as error:  # noqa: BLE001 -- a decoder may raise anything on a damaged file
         raise InputError(f"cannot be decoded: {error or type(error).__name__}") from None
     return np.asarray(sized, dtype=np.uint8).reshape(height, width, channels)
@@ -111,7 +113,9 @@ def prepare_image(
 def _open(source: str | Path | bytes | Image.Image) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]  # an older Pillow has no AVIF
+    return Image.open(io.BytesIO(source if isinstance(source, bytes) else Path(source).read_bytes()), formats=known)
 
 
 def _eight_bits(image: Image.Image, origin: Image.Image) -> Image.Image:

@@ -50,7 +50,8 @@ def wilson_interval(correct: int, n: int, coverage: float = 0.95) -> tuple[float
     share = correct / n
     centre = share + z * z / (2 * n)
     half = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+    low, high = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return (low if correct else 0.0), (high if correct < n else 1.0)
 
 
 def class_weights(y: ArrayLike, classes: int) -> NDArray[np.float32]:

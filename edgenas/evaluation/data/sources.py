@@ -46,7 +46,7 @@ def load_dataset(
     name = str(data)
     shape = check_input_shape(input_shape)
     request = Request(name, shape, check_policy(policy))
-    path = Path(data).expanduser()
+    path = Path(data or "-").expanduser()  # "" would be the current folder
     if group_pattern is not None and not path.is_dir():
         raise InputError(f"A group pattern names the groups of a folder's files; {name} is none. Use its group array.")
     if isinstance(data, str) and data in NAMED:

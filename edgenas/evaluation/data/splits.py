@@ -95,7 +95,8 @@ def _cut_stratified(
     cut = {}
     for waiting, (name, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
         # One image of each class stays for train, and one for each split that is still to be cut.
-        take = allot(counts, round(share * len(pool)), most=np.maximum(0, counts - taken - waiting))
+        most = np.maximum(0, counts - taken - waiting)
+        take = allot(counts, round(share * len(pool)), most, exact=False)
         cut[name] = np.concatenate(
             [members[start : start + count] for members, start, count in zip(by_class, taken, take, strict=True)]
         )
@@ -104,12 +105,13 @@ def _cut_stratified(
     return cut
 
 
-def allot(counts: NDArray[np.int64], total: int, most: NDArray[np.int64]) -> NDArray[np.int64]:
+def allot(counts: NDArray[np.int64], total: int, most: NDArray[np.int64], exact: bool = True) -> NDArray[np.int64]:
     """Share out `total` over classes in proportion to `counts`, by the largest remainder.
 
     Args:
         counts: [classes].
         most: [classes] upper bounds.
+        exact: large classes give back what small ones got beyond their share, so that the sum is `total`.
 
     Returns:
         int64, [classes]: each at least 1 (where `most` allows, even if that is more than `total` in all).
@@ -120,7 +122,7 @@ def allot(counts: NDArray[np.int64], total: int, most: NDArray[np.int64]) -> NDA
         room = np.where(shares < most, quota - shares, -np.inf)
         order = np.argsort(-room, kind="stable")[: min(total - int(shares.sum()), int((shares < most).sum()))]
         shares[order] += 1
-    while shares.sum() > total and (shares > 1).any():
+    while exact and shares.sum() > total and (shares > 1).any():
         surplus = np.where(shares > 1, shares - quota, -np.inf)
         shares[np.argmax(surplus)] -= 1
     result: NDArray[np.int64] = shares

@@ -1,0 +1,54 @@
+"""Accuracy, recall by class, intervals, class weights."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+
+from edgenas.errors import InputError
+from edgenas.evaluation.data import class_weights, metrics, wilson_interval
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
+def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    true, predicted = np.array(pairs).T
+    found = metrics(true, predicted, 4)
+    assert found["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    seen = np.unique(true)
+    recalls = recall_score(true, predicted, labels=seen, average=None, zero_division=0)
+    assert [found["recall"][label] for label in seen] == pytest.approx(recalls.tolist())
+    assert found["balanced_accuracy"] == pytest.approx(recalls.mean())
+    if len(seen) > 1 and set(predicted.tolist()) <= set(seen.tolist()):
+        assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert [share is None for share in found["recall"]] == [label not in seen for label in range(4)]
+    json.dumps(found, allow_nan=False)
+
+
+def test_bad_labels() -> None:
+    with pytest.raises(InputError, match="received 2 and 1"):
+        metrics([0], [0, 1], 2)
+    with pytest.raises(InputError, match="at least one"):
+        metrics([], [], 2)
+    with pytest.raises(InputError, match=r"y_pred: expected integers \[N\] of 0..1"):
+        metrics([0], [2], 2)
+    with pytest.raises(InputError, match="y_true: expected integers"):
+        metrics([0.5], [1], 2)
+
+
+def test_wilson_interval() -> None:
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(0, 10)[0] == 0 and wilson_interval(10, 10)[1] == pytest.approx(1)
+    wide, narrow = wilson_interval(80, 100, 0.99), wilson_interval(80, 100, 0.5)
+    assert wide[0] < narrow[0] < 0.8 < narrow[1] < wide[1]
+    with pytest.raises(InputError, match="0 <= correct <= n"):
+        wilson_interval(3, 2)
+
+
+def test_class_weights() -> None:
+    y = [0] * 9 + [2] * 3
+    weights = class_weights(y, 3)
+    assert weights.tolist() == pytest.approx([12 / 18, 0, 2]) and weights.dtype == np.float32
+    assert weights[y].mean() == pytest.approx(1)

@@ -1,0 +1,201 @@
+"""Splits: disjoint, complete, stratified, never through a group, the same by seed; the test split sealed."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenas.errors import CheckFailedError, InputError
+from edgenas.evaluation.data import Dataset, SealedTest, Splits, split, splits, stratified_sample
+from edgenas.ledger import Ledger
+
+NAMES = ("train", "validation", "selection", "acceptance")
+
+
+def dataset(y: list[int], group: list[int] | None = None, fixed: list[str] | None = None) -> Dataset:
+    labels = tuple(str(label) for label in range(max(y) + 1))
+    return Dataset(
+        x=np.zeros((len(y), 1, 1, 1), np.uint8),
+        y=np.array(y),
+        labels=labels,
+        group=None if group is None else np.array(group).astype(str),
+        fixed=None if fixed is None else np.array(fixed),
+        left_out=(),
+        notes=(),
+        identity="id",
+        source="made up",
+        policy="pad",
+        input_shape=(1, 1, 1),
+        folder=Path("nowhere"),
+    )
+
+
+def opened(parts: Splits, tmp_path: Path) -> dict[str, np.ndarray]:
+    indices = pickle.loads(pickle.dumps(parts)).test.open(Ledger(tmp_path / "l.jsonl"), "test", "s", "c")
+    return {**{name: getattr(parts, name) for name in NAMES}, "test": indices}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("splits")
+
+
+def is_partition(found: dict[str, np.ndarray], count: int) -> bool:
+    return sorted(np.concatenate(list(found.values())).tolist()) == list(range(count))
+
+
+@settings(deadline=None, max_examples=60)
+@given(counts=st.lists(st.integers(5, 60), min_size=2, max_size=7), seed=st.integers(0, 2**32))
+def test_splits_are_a_stratified_partition(folder: Path, counts: list[int], seed: int) -> None:
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
+    data = dataset(y)
+    found = opened(split(data, seed), folder)
+    assert is_partition(found, len(y))
+    for indices in found.values():
+        assert (np.diff(indices) > 0).all()
+        assert (np.bincount(data.y[indices], minlength=len(counts)) >= 1).all()
+    for name, fraction in {"test": 0.15, "validation": 0.1, "selection": 0.06, "acceptance": 0.05}.items():
+        inside = np.bincount(data.y[found[name]], minlength=len(counts))
+        assert (np.abs(inside - np.maximum(1, fraction * np.array(counts))) < 2).all()
+    again = opened(split(data, seed), folder)
+    assert all((again[name] == found[name]).all() for name in found)
+
+
+def test_another_seed_is_another_split() -> None:
+    data = dataset([0, 1] * 100)
+    assert split(data, 0).train.tolist() != split(data, 1).train.tolist()
+
+
+def test_default_sizes_and_caps() -> None:
+    assert split(dataset([0, 1] * 500), 0).sizes() == {
+        "train": 640, "validation": 100, "selection": 60, "acceptance": 50, "test": 150,
+    }  # fmt: skip
+    assert split(dataset([0, 1] * 100_000), 0).sizes() == {
+        "train": 153_000, "validation": 10_000, "selection": 5_000, "acceptance": 2_000, "test": 30_000,
+    }  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=15, max_size=60),
+    classes=st.integers(2, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_a_group_is_never_in_two_splits(folder: Path, sizes: list[int], classes: int, seed: int) -> None:
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    y = group % classes
+    data = dataset(y.tolist(), group.tolist())
+    found = opened(split(data, seed), folder)
+    assert is_partition(found, len(y))
+    where = {name: set(group[indices].tolist()) for name, indices in found.items()}
+    assert sum(len(groups) for groups in where.values()) == len(sizes)
+    assert all(len(indices) for indices in found.values())
+    assert set(y[found["train"]].tolist()) == set(range(classes))
+    again = opened(split(data, seed), folder)
+    assert all((again[name] == found[name]).all() for name in found)
+
+
+def test_groups_in_good_number_keep_sizes_and_classes(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(5, 40, 300)
+    group = np.repeat(np.arange(300), sizes)
+    y = (rng.random(len(group)) < 0.3).astype(int)
+    found = opened(split(dataset(y.tolist(), group.tolist()), 3), folder)
+    shares = {"train": 0.64, "validation": 0.1, "selection": 0.06, "acceptance": 0.05, "test": 0.15}
+    for name, share in shares.items():
+        assert abs(len(found[name]) / len(y) - share) < 0.01
+        assert abs(y[found[name]].mean() - y.mean()) < 0.02
+
+
+def test_five_equal_groups_fill_five_splits(folder: Path) -> None:
+    group = np.repeat(np.arange(5), 20)
+    found = opened(split(dataset([0, 1] * 50, group.tolist()), 0), folder)
+    assert [len(indices) for indices in found.values()] == [20] * 5
+
+
+def test_groups_that_cannot_be_split() -> None:
+    with pytest.raises(InputError, match=r"at least 5 groups.*received 3: 0, 1, 2"):
+        split(dataset([0, 1] * 15, [0] * 10 + [1] * 10 + [2] * 10), 0)
+    y = np.repeat(np.arange(5), 10)
+    with pytest.raises(InputError, match=r"The groups leave .* without images"):
+        split(dataset(y.tolist(), y.tolist()), 0)
+
+
+def test_given_splits_are_kept_and_the_rest_is_cut_from_train(folder: Path) -> None:
+    fixed = ["train"] * 100 + ["test"] * 20 + ["validation"] * 10
+    found = opened(split(dataset([0, 1] * 65, fixed=fixed), 0), folder)
+    assert found["test"].tolist() == list(range(100, 120)) and found["validation"].tolist() == list(range(120, 130))
+    assert len(found["selection"]) == 6 and len(found["acceptance"]) == 5 and is_partition(found, 130)
+
+
+def test_a_group_in_two_given_splits_is_refused() -> None:
+    fixed = ["train"] * 100 + ["test"] * 20
+    group = [number // 10 for number in range(100)] + [9] * 20
+    with pytest.raises(InputError, match=r"the group '9' is in both train and test \(1 such\)"):
+        split(dataset([0, 1] * 60, group, fixed), 0)
+
+
+@settings(deadline=None)
+@given(counts=st.lists(st.integers(1, 50), min_size=1, max_size=6), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_stratified_sample(counts: list[int], share: float, seed: int) -> None:
+    y = np.repeat(np.arange(len(counts)), counts)
+    indices = np.arange(len(y))[::-1]
+    count = max(1, round(share * len(y)))
+    chosen = stratified_sample(y, indices, count, seed)
+    assert len(set(chosen.tolist())) == len(chosen) == count and (np.diff(chosen) > 0).all()
+    if count >= len(counts):
+        assert (np.bincount(y[chosen], minlength=len(counts)) >= 1).all()
+    assert (stratified_sample(y, indices, count, seed) == chosen).all()
+
+
+def test_a_sample_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one image, received 0"):
+        stratified_sample([0, 1], [0, 1], 0, 0)
+
+
+@settings(deadline=None)
+@given(counts=st.lists(st.integers(1, 50), min_size=1, max_size=6), total=st.integers(0, 100))
+def test_allot_keeps_its_bounds(counts: list[int], total: int) -> None:
+    have = np.array(counts)
+    shares = splits.allot(have, total, most=have)
+    assert (shares >= 1).all() and (shares <= have).all()
+    assert shares.sum() == min(max(total, len(counts)), have.sum())
+
+
+def test_the_test_split_is_sealed() -> None:
+    sealed = SealedTest(np.arange(7), "id")
+    assert len(sealed) == 7 and "sealed" in repr(sealed) and "3" not in repr(sealed)
+    for look in (lambda: list(sealed), lambda: sealed[0], lambda: np.asarray(sealed)):
+        with pytest.raises(CheckFailedError, match=r"The test split is sealed: use .open"):
+            look()
+    assert not [name for name in dir(sealed) if not name.startswith("_") and name not in ("open", "digest", "identity")]
+
+
+def test_an_opening_is_in_the_ledger_and_a_second_needs_a_word(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    sealed = SealedTest(np.arange(7), "id")
+    assert sealed.open(ledger, "final accuracy", study="s", candidate="aaa").tolist() == list(range(7))
+    (entry,) = ledger.entries("test_opened")
+    assert (entry["study"], entry["candidate"], entry["purpose"], entry["data"]) == ("s", "aaa", "final accuracy", "id")
+    assert entry["opening"] == 1 and entry["again"] is False and entry["split"] == sealed.digest
+    with pytest.raises(CheckFailedError, match=re.escape(f"opened first at {entry['time']} for aaa")):
+        sealed.open(ledger, "another look", study="s", candidate="bbb")
+    assert len(ledger.entries("test_opened")) == 1
+    sealed.open(ledger, "int8 of the same", study="s", candidate="aaa")
+    sealed.open(ledger, "other study", study="t", candidate="bbb")
+    sealed.open(ledger, "another look", study="s", candidate="bbb", again=True)
+    with pytest.raises(CheckFailedError, match="for bbb"):
+        sealed.open(ledger, "back to the first", study="s", candidate="aaa")
+    last = json.loads((tmp_path / "ledger.jsonl").read_text().splitlines()[-1])
+    assert last["again"] is True and last["opening"] == 3
+
+
+def test_nothing_is_given_out_when_the_ledger_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        SealedTest(np.arange(7), "id").open(Ledger(tmp_path / "file" / "ledger.jsonl"), "p", "s", "c")
