@@ -1,0 +1,142 @@
+"""Work in forked children that the agent can afford to lose, while it listens for the end of the connection."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Hangup(Exception):  # noqa: N818 - not an error: the host has gone
+    """The host closed the connection."""
+
+
+class Stdin:
+    """Requests line by line, and whether there will be more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._ahead = b""
+
+    def fill(self) -> None:
+        """Read what has come; raise Hangup at the end."""
+        data = os.read(self.descriptor, 1 << 16)
+        if not data:
+            raise Hangup
+        self._ahead += data
+
+    def line(self) -> str | None:
+        """The next request, None at the end."""
+        try:
+            while b"\n" not in self._ahead:
+                self.fill()
+        except Hangup:
+            return None
+        line, _, self._ahead = self._ahead.partition(b"\n")
+        return line.decode()
+
+
+class Died(Exception):  # noqa: N818 - said of a child
+    """The child ended without an answer."""
+
+    def __init__(self, reason: str, out_of_memory: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.out_of_memory = out_of_memory
+
+
+def in_child(
+    stdin: Stdin | None,
+    work: Callable[..., Any],
+    *arguments: Any,
+    progress: Callable[..., None] | None = None,
+) -> Any:
+    """What `work(report, *arguments)` returns, run in a forked child; `report(**values)` reaches `progress`.
+
+    Raises:
+        Died: a signal ended the child.
+        RuntimeError: `work` raised; the text says what.
+        Hangup: the host went away meanwhile (the child is killed).
+    """
+    reader, writer = os.pipe()
+    parent = os.getpid()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(reader, writer, parent, work, arguments)
+    os.close(writer)
+    answer = None
+    status = None
+    try:
+        for message in _messages(reader, stdin):
+            if "progress" in message:
+                if progress is not None:
+                    progress(**message["progress"])
+            else:
+                answer = message
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(reader)
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    if answer is None:
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            raise Died(f"killed by {signal.Signals(number).name}", number == signal.SIGKILL)
+        raise Died(f"ended with exit code {os.WEXITSTATUS(status)}", False)
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return answer["result"]
+
+
+def _child(reader: int, writer: int, parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """The child's whole life; it never returns."""
+    try:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+        os.close(reader)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+
+        def write(value: dict[str, Any]) -> None:
+            data = json.dumps(value).encode() + b"\n"
+            while data:
+                data = data[os.write(writer, data) :]
+
+        try:
+            result = work(lambda **values: write({"progress": values}), *arguments)
+            write({"result": result})
+        except BaseException as error:  # noqa: BLE001 - the parent is told
+            traceback.print_exc()
+            write({"error": f"{type(error).__name__}: {error}"})
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _messages(reader: int, stdin: Stdin | None) -> Any:
+    """Each line that the child writes, until it closes its end."""
+    ahead = b""
+    watched = [reader] if stdin is None else [reader, stdin.descriptor]
+    while True:
+        ready, _, _ = select.select(watched, [], [])
+        if stdin is not None and stdin.descriptor in ready:
+            stdin.fill()
+        if reader in ready:
+            data = os.read(reader, 1 << 16)
+            if not data:
+                return
+            *lines, ahead = (ahead + data).split(b"\n")
+            for line in lines:
+                yield json.loads(line)

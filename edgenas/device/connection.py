@@ -1,0 +1,296 @@
+"""Ways to a device. A connection is made without connecting, opens on first use, and is closed by `with`."""
+
+import abc
+import contextlib
+import dataclasses
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from edgenas.device.device import Device
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+
+if TYPE_CHECKING:
+    from edgenas.device.session import Agent
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command on the device left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Process(Protocol):
+    """A process on the device, and the pipes to it."""
+
+    def send(self, data: bytes) -> None:
+        """Write all of `data` to its stdin; DeviceError when it is gone."""
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Some bytes of its stdout, b"" at the end; TimeoutError after `timeout_s` of silence."""
+
+    def errors(self) -> str:
+        """The last of what it wrote to stderr."""
+
+    def close(self) -> None:
+        """Close its stdin, give it a moment to end, kill it."""
+
+
+class Connection(abc.ABC):
+    """A way to one device. All kinds pass the same contract tests (`tests/device/test_connection.py`)."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    @abc.abstractmethod
+    def home(self) -> str:
+        """The absolute path of the user's home on the device; commands start there."""
+
+    @abc.abstractmethod
+    def run(self, argv: list[str], timeout_s: float = 30, input: bytes | None = None) -> Completed:  # noqa: A002
+        """Run a command to its end, its arguments passed as they are, never through a shell's eyes.
+
+        A program that is not there gives returncode 127, as in a shell.
+
+        Raises:
+            DeviceError: unreachable, or not done after `timeout_s` (what can be killed is).
+        """
+
+    @abc.abstractmethod
+    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+        """Copy a file to the device, folders made as needed: it is there whole under its name, or not at all.
+
+        Raises:
+            InputError: there is no such file here.
+            DeviceError: the link broke, the device has no room, or refused.
+        """
+
+    @abc.abstractmethod
+    def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
+        """Copy a file from the device: it is there whole, or not at all.
+
+        Raises:
+            DeviceError: no such file there, or the link broke.
+        """
+
+    @abc.abstractmethod
+    def start(self, argv: list[str]) -> Process:
+        """Start a long-running command."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of the device. Closing twice is fine."""
+
+    def path(self, remote: str) -> str:
+        """`remote` as an absolute path on the device: `~` and relative paths are below its home."""
+        if remote.startswith("/"):
+            return remote
+        return f"{self.home}/{remote.removeprefix('~').lstrip('/')}".rstrip("/")
+
+    @property
+    def folder(self) -> str:
+        """The absolute path of EdgeNAS' work folder on the device."""
+        return self.path(self.device.folder)
+
+    def open_agent(self) -> "Agent":
+        """Start the agent on the device (sent first if it is not there yet).
+
+        Raises:
+            DeviceError: the device has no Python, or the agent did not start.
+        """
+        from edgenas.device.session import start_agent
+
+        return start_agent(self)
+
+
+def connect(device: Device) -> Connection:
+    """The connection that a device's URL asks for; nothing is opened yet.
+
+    Raises:
+        DeviceError: a transport that EdgeNAS does not speak yet.
+    """
+    match device.address.kind:
+        case "local":
+            return LocalConnection(device)
+        case "ssh":
+            from edgenas.device.ssh import SshConnection
+
+            return SshConnection(device)
+        case "adb":
+            raise DeviceError(
+                f"{device.name}: phones over adb come later in this release; so far local: and ssh:// work."
+            )
+
+
+def fetch_host_key(device: Device) -> tuple[str, str]:
+    """The host key that the device shows now, as a line and as its fingerprint. Nothing is trusted by this.
+
+    Raises:
+        InputError: not a device that is reached by SSH.
+        DeviceError: unreachable, or no SSH server.
+    """
+    if device.address.kind != "ssh":
+        raise InputError(f"{device.name} ({device.url}) has no host key; only ssh:// devices have one.")
+    from edgenas.device import ssh
+
+    return ssh.fetch_host_key(device)
+
+
+def trust(device: Device, expected: str | None = None, confirm: Callable[[str], bool] | None = None) -> Device:
+    """Pin the host key that the device shows now, and save the device.
+
+    Args:
+        expected: the fingerprint it must have ("SHA256:..."); then nobody is asked.
+        confirm: asked with the fingerprint shown; True accepts it.
+
+    Raises:
+        CheckFailedError: another fingerprint than expected.
+        DeviceError: not accepted, unreachable, or no SSH server.
+    """
+    line, shown = fetch_host_key(device)
+    if expected is not None:
+        if shown.removeprefix("SHA256:") != expected.removeprefix("SHA256:").rstrip("="):
+            raise CheckFailedError(
+                f"{device.name}: expected a host key with the fingerprint {expected}, received {shown}. Not trusted."
+            )
+    elif confirm is None or not confirm(shown):
+        raise DeviceError(f"{device.name}: its host key {shown} was not accepted, so nothing is sent to it.")
+    trusted = dataclasses.replace(device, host_key=line)
+    trusted.save()
+    return trusted
+
+
+class LocalConnection(Connection):
+    """This machine as a device."""
+
+    @property
+    def home(self) -> str:
+        return str(Path.home())
+
+    def run(self, argv: list[str], timeout_s: float = 30, input: bytes | None = None) -> Completed:  # noqa: A002
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.home,
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            return Completed(126 if isinstance(error, PermissionError) else 127, "", f"{argv[0]}: {error.strerror}")
+        try:
+            stdout, stderr = process.communicate(input or b"", timeout_s)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise DeviceError(timed_out(self.device, argv, timeout_s)) from None
+        except BaseException:
+            _kill(process)
+            raise
+        return Completed(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+        if not local.is_file():
+            raise InputError(f"There is no file {local} to send.")
+        target = Path(self.path(remote))
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(target) as part:
+                shutil.copyfile(local, part)
+        except OSError as error:
+            raise DeviceError(f"{self.device.name}: {remote} could not be written: {error.strerror}.") from None
+
+    def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
+        try:
+            with whole_file(local) as part:
+                shutil.copyfile(self.path(remote), part)
+        except OSError as error:
+            raise DeviceError(f"{self.device.name}: {remote} could not be read: {error.strerror}.") from None
+
+    def start(self, argv: list[str]) -> Process:
+        try:
+            return _LocalProcess(argv, self.home)
+        except OSError as error:
+            raise DeviceError(f"{self.device.name}: {argv[0]} did not start: {error.strerror}.") from None
+
+    def close(self) -> None:
+        pass
+
+
+class _LocalProcess:
+    def __init__(self, argv: list[str], folder: str) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=folder, bufsize=0,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def send(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._process.stdin.write(rest) or 0 :]
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"The process has ended: {error}.") from None
+
+    def receive(self, timeout_s: float) -> bytes:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+            raise TimeoutError
+        return os.read(self._process.stdout.fileno(), 1 << 16)
+
+    def errors(self) -> str:
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4000))
+        return self._stderr.read().decode(errors="replace")
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            _kill(self._process)
+        self._process.stdout.close()
+        self._stderr.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A file to write beside `target`, which takes its name only when the block ends without an error."""
+    part = target.with_name(target.name + ".part")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def timed_out(device: Device, argv: list[str], timeout_s: float) -> str:
+    """What to say when a command took too long."""
+    return f"{device.name}: {' '.join(argv)[:120]!r} was not done after {timeout_s:g} s, and was stopped."

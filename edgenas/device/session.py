@@ -1,0 +1,258 @@
+"""The host's side of the agent: starts it, asks it, and believes nothing it says unchecked."""
+
+import contextlib
+import functools
+import hashlib
+import io
+import itertools
+import json
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from edgenas.device.agent.inspection import boot_id
+from edgenas.device.connection import Connection, Process
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.files import canonical_json, from_mapping
+
+_LONGEST_LINE_BYTES = 64 << 20
+# What the agent can refuse with, when it is not the device that fails but a check on it.
+_CHECKS = {"no_space", "hash_mismatch", "no_previous", "bad_model", "model_crashed", "out_of_memory"}
+_MISTAKES = {"bad_name", "unknown_model"}
+_FIND_PYTHON = (
+    'test -f "$1" && echo sent || echo missing; shift; for python in "$@"; do '
+    '"$python" -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null && echo "$python" && exit 0; done; '
+    "exit 3"
+)
+
+
+@dataclass(frozen=True)
+class RuntimeState:
+    """A TFLite runtime on a device."""
+
+    package: str
+    version: str | None  # None: it does not import
+    error: str | None  # why not
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What the agent says about its device at `hello`."""
+
+    agent: int
+    pid: int
+    python: str
+    machine: str  # "x86_64", "aarch64", "armv7l"
+    system: str
+    libc: str  # "glibc 2.36"
+    bits: int  # of a pointer: 32 or 64
+    cpu: str
+    cores: int
+    memory_total_kb: int
+    memory_available_kb: int
+    disk_free_kb: int  # where the work folder is
+    boot_id: str | None
+    kernel: str
+    os: str
+    hostname: str
+    numpy: str | None
+    runtimes: tuple[RuntimeState, ...]
+    accelerators: tuple[str, ...]  # seen, but not usable
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits for this kind of device: its processor, memory and system, not its name."""
+        memory = round(self.memory_total_kb / (256 * 1024))
+        what = [self.cpu, self.cores, memory, self.machine, self.os, self.kernel]
+        return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:12]
+
+    def runtime(self, package: str) -> RuntimeState:
+        """How a runtime is doing there."""
+        for state in self.runtimes:
+            if state.package == package:
+                return state
+        return RuntimeState(package, None, "not installed")
+
+
+def shares_host(info: DeviceInfo) -> bool:
+    """Whether the device is this very machine (in a container too), so that the host's work disturbs it."""
+    return info.boot_id is not None and info.boot_id == boot_id()
+
+
+@functools.cache
+def agent_program() -> bytes:
+    """The agent as one file that Python runs; the same bytes for the same source."""
+    folder = Path(__file__).parent / "agent"
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in sorted(folder.glob("*.py")):
+            archive.writestr(zipfile.ZipInfo(f"agent/{path.name}"), path.read_bytes())
+        archive.writestr(zipfile.ZipInfo("__main__.py"), "from agent.main import main\n\nmain()\n")
+    return content.getvalue()
+
+
+def start_agent(connection: Connection) -> "Agent":
+    """Start the agent, sent first when this version of it is not there.
+
+    Raises:
+        DeviceError: unreachable, no Python, or it did not start.
+    """
+    program = agent_program()
+    remote = f"{connection.folder}/agents/agent-{hashlib.sha256(program).hexdigest()[:16]}.pyz"
+    python, sent = find_python(connection, remote)
+    if python is None:
+        raise DeviceError(
+            f"{connection.device.name}: no Python 3.8 or later was found there (looked for "
+            f"{', '.join(_pythons(connection))}). Install one on it, such as: sudo apt-get install python3 "
+            f"python3-venv; then: edgenas device setup {connection.device.name}"
+        )
+    if not sent:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "agent.pyz"
+            local.write_bytes(program)
+            connection.put(local, remote)
+    return Agent(connection, connection.start([python, "-u", remote, connection.folder]))
+
+
+def find_python(connection: Connection, path: str = "/") -> tuple[str | None, bool]:
+    """The interpreter to use on the device, None if there is none; and whether the file `path` is there."""
+    done = connection.run(["sh", "-c", _FIND_PYTHON, "sh", path, *_pythons(connection)])
+    lines = done.stdout.splitlines()
+    return (lines[1] if done.returncode == 0 and len(lines) == 2 else None), lines[:1] == ["sent"]
+
+
+def _pythons(connection: Connection) -> list[str]:
+    """The interpreters to look for, best first."""
+    device = connection.device
+    if device.runtime.python is not None:
+        python = device.runtime.python
+        return [connection.path(python) if "/" in python else python]
+    own = f"{connection.folder}/venv/bin/python"
+    if device.address.kind == "local" and device.runtime.package == "ai-edge-litert":
+        return [sys.executable, own]  # EdgeNAS itself is installed with this runtime
+    return [own, "python3"]
+
+
+class Agent:
+    """A conversation with the agent on a device; closed by `with`."""
+
+    def __init__(self, connection: Connection, process: Process) -> None:
+        self.device = connection.device
+        self._process = process
+        self._numbers = itertools.count(1)
+        self._ahead = bytearray()
+        self._info: DeviceInfo | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the agent on the device."""
+        self._process.close()
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What the device is, asked once."""
+        if self._info is None:
+            try:
+                self._info = from_mapping(DeviceInfo, self.call("hello", timeout_s=120), f"{self.device.name} says")
+            except InputError as error:
+                raise DeviceError(f"The agent's answer makes no sense. {error}") from None
+        return self._info
+
+    def call(
+        self,
+        op: str,
+        timeout_s: float = 60,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+        **params: Any,
+    ) -> Any:
+        """What an operation of the agent returns.
+
+        Args:
+            timeout_s: the longest silence allowed: each line of progress starts it anew.
+            on_progress: called with each line of progress.
+            params: the operation's own parameters (see `edgenas/device/agent`).
+
+        Raises:
+            CheckFailedError: no room, a hash that does not match, a model that does not run.
+            DeviceError: the agent or the link is gone, or its answer makes no sense.
+            InputError: a name that is unknown there.
+        """
+        number = next(self._numbers)
+        request = json.dumps({"id": number, "op": op, "params": params}, allow_nan=False)
+        try:
+            self._process.send(request.encode() + b"\n")
+        except DeviceError as error:
+            raise self._died(op, error) from None
+        while True:
+            answer = self._answer(op, timeout_s)
+            if answer.get("id") != number:
+                raise self._nonsense(op, f"it answered request {answer.get('id')!r}, asked was {number}")
+            if answer.get("event") == "progress":
+                if on_progress is not None:
+                    on_progress({key: value for key, value in answer.items() if key not in ("id", "event")})
+            elif answer.get("ok") is True and "result" in answer:
+                return answer["result"]
+            else:
+                raise self._refusal(op, answer.get("error"))
+
+    def _answer(self, op: str, timeout_s: float) -> dict[str, Any]:
+        line = self._line(op, timeout_s)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            raise self._nonsense(op, f"it sent {line[:80]!r}, which is not JSON") from None
+        if not isinstance(answer, dict):
+            raise self._nonsense(op, f"it sent {line[:80]!r}, which is not an answer")
+        return answer
+
+    def _line(self, op: str, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        searched = 0
+        while (end := self._ahead.find(b"\n", searched)) < 0:
+            searched = len(self._ahead)
+            if searched > _LONGEST_LINE_BYTES:
+                raise self._nonsense(op, f"it sent a line of more than {_LONGEST_LINE_BYTES >> 20} MB")
+            try:
+                data = self._process.receive(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                raise DeviceError(
+                    f"{self.device.name}: the agent said nothing for {timeout_s:g} s while asked to {op}."
+                ) from None
+            if not data:
+                raise self._died(op)
+            self._ahead += data
+        line = bytes(self._ahead[:end])
+        del self._ahead[: end + 1]
+        return line
+
+    def _died(self, op: str, cause: DeviceError | None = None) -> DeviceError:
+        why = "" if cause is None else f" {cause}"
+        with contextlib.suppress(DeviceError):
+            last = [line.strip() for line in self._process.errors().strip().splitlines()[-3:]]
+            why += f" Its last words: {' | '.join(last)}" if last else ""
+        return DeviceError(f"{self.device.name}: the agent ended while asked to {op}.{why}")
+
+    def _nonsense(self, op: str, what: str) -> DeviceError:
+        return DeviceError(f"{self.device.name}: the agent's answer to {op} makes no sense: {what}.")
+
+    def _refusal(self, op: str, error: Any) -> Exception:
+        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+            return self._nonsense(op, "neither a result nor an error")
+        kind, text = error.get("kind"), f"{self.device.name}: {error['message'][:2000].rstrip('.')}."
+        if kind in _CHECKS:
+            return CheckFailedError(text)
+        if kind in _MISTAKES:
+            return InputError(text)
+        if kind == "no_runtime":
+            return DeviceError(f"{text} To install it: edgenas device setup {self.device.name}")
+        return DeviceError(text)
