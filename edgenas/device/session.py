@@ -168,6 +168,20 @@ class Agent:
                 raise DeviceError(f"The agent's answer makes no sense. {error}") from None
         return self._info
 
+    def runtime_version(self, package: str) -> str:
+        """The version of a runtime there.
+
+        Raises:
+            DeviceError: it is missing, or does not import.
+        """
+        state = self.info.runtime(package)
+        if state.version is None:
+            raise DeviceError(
+                f"{self.device.name}: {package} does not work there: {state.error}. "
+                f"To install it: edgenas device setup {self.device.name}"
+            )
+        return state.version
+
     def call(
         self,
         op: str,

@@ -34,7 +34,9 @@ def measure(
 ) -> dict[str, Any]:
     """Time each model once a round, in a shuffled order, the reference model between them.
 
-    A model that cannot be loaded, or that kills the child, is left out and named in `failed` (by its index).
+    Returns `visits_us` and, for each visit, the mean of the reference's visits around it (`reference_at`), both
+    [rounds][models]; `reference_us` [rounds][visits]; `first_us`, `load_us`, `repeats` by model. A model that cannot
+    be loaded, or that kills the child, is None in these and named in `failed` (index -> reason).
     """
     _import(context, runtime)
     plan = {
@@ -69,11 +71,22 @@ def measure(
         growth_kb = max(growth_kb, done["peak_rss_growth_kb"])
         if done["left"]:
             batches.append(done["left"])
-    column = {key: [results.get(index, {}).get(key) for index in range(len(models))] for key in _COLUMNS}
-    return {**column, "reference_us": references, "failed": failed, "peak_rss_growth_kb": growth_kb}
+    every = [results.get(index) for index in range(len(models))]
+    return {
+        "visits_us": _by_round(every, "visits_us", rounds),
+        "reference_at": _by_round(every, "reference_at", rounds),
+        "reference_us": references,
+        "first_us": [result and result["first_us"] for result in every],
+        "load_us": [result and result["load_us"] for result in every],
+        "repeats": [result and result["repeats"] for result in every],
+        "failed": failed,
+        "peak_rss_growth_kb": growth_kb,
+    }
 
 
-_COLUMNS = ("visits_us", "reference_at", "first_us", "load_us", "repeats")
+def _by_round(results: list[dict[str, Any] | None], key: str, rounds: int) -> list[list[float | None]]:
+    """[rounds][models], None for a model that failed."""
+    return [[result and result[key][number] for result in results] for number in range(rounds)]
 
 
 def _try_reference(context: Context, plan: dict[str, Any]) -> None:

@@ -1,0 +1,159 @@
+"""A board for tests: a real OpenSSH server on this machine with keys, a home and a port of its own; and bad links."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgenas.device import Device, Runtime
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Board:
+    """An SSH server below `folder`. Sessions have `folder/home` as their HOME and a short PATH."""
+
+    def __init__(self, folder: Path, path: str = "/usr/local/bin:/usr/bin:/bin") -> None:
+        if SSHD is None or shutil.which("ssh-keygen") is None:
+            pytest.skip("needs an OpenSSH server (apt-get install openssh-server)")
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        self.port = free_port()
+        self.user = getpass.getuser()
+        self.user_key = self.make_key("user")
+        self.host_key = self.make_key("host")
+        shutil.copy(f"{self.user_key}.pub", folder / "authorized_keys")
+        (folder / "sshd_config").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nPidFile none\n"
+            f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+            "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\nPrintMotd no\n"
+            f"SetEnv HOME={self.home} PATH={path}\n"
+        )
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def make_key(self, name: str, passphrase: str = "") -> Path:
+        """A new ed25519 key pair."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", name, "-f", str(path)]
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+        return path
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        log = self.folder / "sshd.log"
+        argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
+        self._process = subprocess.Popen(argv)
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
+
+    def stop(self) -> None:
+        """Stop the listening server."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def regenerate_host_key(self) -> None:
+        """What a board does that was installed anew."""
+        self.stop()
+        self.make_key("host")
+        self.start()
+
+    @property
+    def host_key_line(self) -> str:
+        return " ".join(Path(f"{self.host_key}.pub").read_text().split()[:2])
+
+    def device(
+        self, name: str = "board", folder: str = ".edgenas", runtime: Runtime | None = None, port: int | None = None
+    ) -> Device:
+        """A device that reaches this board, its key pinned."""
+        return Device(
+            name=name,
+            url=f"ssh://{self.user}@127.0.0.1:{port or self.port}",
+            host_key=self.host_key_line,
+            identity_file=str(self.user_key),
+            folder=folder,
+            runtime=runtime or Runtime(),
+        )
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Proxy:
+    """A TCP link to a board that can be cut or fall silent, at once or after so many bytes to the board."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.cut_after: int | None = None
+        self.stalled = threading.Event()
+        self._sent = 0
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Drop every connection now."""
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+        for each in self._sockets:
+            each.close()
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [near, far]
+                threading.Thread(target=self._pump, args=(near, far, True), daemon=True).start()
+                threading.Thread(target=self._pump, args=(far, near, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 14):
+                if counted:
+                    self._sent += len(data)
+                    if self.cut_after is not None and self._sent > self.cut_after:
+                        self.cut()
+                        return
+                while self.stalled.is_set():
+                    time.sleep(0.05)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
