@@ -2,6 +2,7 @@
 
 from edgenas.model.builder import build_layer_model, build_model
 from edgenas.model.convert import PRECISIONS, Precision, TensorInfo, convert, convert_layer, converter_version, input_of
+from edgenas.model.interpret import run_tflite
 from edgenas.model.workers import ConversionPool
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "convert_layer",
     "converter_version",
     "input_of",
+    "run_tflite",
 ]

@@ -1,0 +1,178 @@
+"""Training and measuring networks with Keras, the same each time for the same seed."""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import edgenas.files as files
+from edgenas.architecture import Architecture, Input, Node
+from edgenas.errors import EdgeNASError
+from edgenas.evaluation.data import Augment, Dataset, batches, class_weights, metrics
+from edgenas.evaluation.recipe import Recipe
+from edgenas.model import build_model
+
+Indices = npt.NDArray[np.int64]
+OnEpoch = Callable[[int, dict[str, float]], None]  # (epochs done, loss and accuracy)
+EVALUATION_BATCH = 500
+
+
+class TrainingError(EdgeNASError):
+    """A training that gave no usable network, such as one whose loss is not finite."""
+
+
+def prepare_tensorflow(threads: int | None = None) -> None:
+    """Fixed threads, deterministic operations, memory growth on a GPU: so that a seed means something.
+
+    Call it before TensorFlow does anything; once it has begun, threads stay as they are.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    with contextlib.suppress(RuntimeError):  # it has begun
+        tf.config.threading.set_intra_op_parallelism_threads(threads or os.cpu_count() or 1)
+        tf.config.threading.set_inter_op_parallelism_threads(2)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def at_scale(architecture: Architecture, scale: float) -> Architecture:
+    """The same blocks on an input of smaller sides."""
+    height, width, channels = architecture.input_shape
+    small = Input((max(8, round(height * scale)), max(8, round(width * scale)), channels))
+    return Architecture((Node(small), *architecture.nodes[1:]))
+
+
+def train(
+    architecture: Architecture,
+    dataset: Dataset,
+    indices: Indices,
+    recipe: Recipe,
+    epochs: int,
+    seed: int,
+    *,
+    scale: float = 1.0,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Any:
+    """A trained Keras model of an architecture.
+
+    Args:
+        architecture: the network.
+        dataset: images and labels.
+        indices: [n] the images to train on.
+        recipe: how.
+        epochs: passes over them.
+        seed: of weights, order and variations.
+        scale: of the input's sides (see `Fidelity`).
+        checkpoint: a folder to go on from after a break; removed by nobody but the caller.
+        on_epoch: called after each epoch.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    steps = max(1, len(indices) // recipe.batch_size)
+    network = architecture if scale == 1 else at_scale(architecture, scale)
+    model, first = _restore(checkpoint)
+    if model is None:
+        model = build_model(network)
+        _compile(model, recipe, steps * epochs, dataset.classes)
+    weights = None
+    if recipe.balance_classes:
+        weights = dict(enumerate(class_weights(dataset.y[indices], dataset.classes).tolist()))
+    augment = Augment(flip=recipe.flip, shift=recipe.shift) if recipe.flip or recipe.shift else None
+    for epoch in range(first, epochs):
+        stream = batches(
+            dataset, indices, recipe.batch_size, shuffle_seed=seed * 1000 + epoch, augment=augment, drop_remainder=True
+        )
+        history = model.fit(_fitted(stream, network), class_weight=weights, verbose=0).history
+        loss, accuracy = float(history["loss"][-1]), float(history["accuracy"][-1])
+        if not np.isfinite(loss):
+            raise TrainingError(f"The training of {architecture.id} diverged in epoch {epoch + 1}: its loss is {loss}.")
+        _save(checkpoint, model, epoch + 1)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, {"loss": loss, "accuracy": accuracy})
+    return model
+
+
+def predict(model: Any, dataset: Dataset, indices: Indices) -> npt.NDArray[np.float32]:
+    """[n, classes] logits of a Keras model."""
+    parts = []
+    for images, _ in _fitted(batches(dataset, indices, EVALUATION_BATCH), None, model.inputs[0].shape[1:3]):
+        parts.append(np.asarray(model(images, training=False)))
+    return np.concatenate(parts)
+
+
+def measure(model: Any, dataset: Dataset, indices: Indices) -> dict[str, Any]:
+    """Accuracy, balanced accuracy, recall by class and number of images."""
+    predicted = predict(model, dataset, indices).argmax(axis=1)
+    return metrics(dataset.y[indices], predicted, dataset.classes)
+
+
+def _compile(model: Any, recipe: Recipe, steps: int, classes: int) -> None:
+    import keras
+
+    warmup = int(recipe.warmup * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=recipe.learning_rate / 25,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=max(1, warmup),
+        decay_steps=max(1, steps - warmup),
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=False,  # compiling takes minutes on a CPU, and the result is slower
+    )
+    model.classes_of_loss = classes
+
+
+def _fitted(stream: Any, network: Architecture | None, sides: Any = None) -> Any:
+    """The stream at the size that the network takes, labels as one-hot rows where it is for training."""
+    import tensorflow as tf
+
+    height, width = network.input_shape[:2] if network is not None else sides
+
+    def fit(images: Any, labels: Any) -> Any:
+        if images.shape[1:3] != (height, width):
+            images = tf.image.resize(images, (height, width), antialias=True)
+        return images, labels if network is None else tf.one_hot(labels, network.classes)
+
+    return stream.map(fit)
+
+
+def _save(checkpoint: Path | None, model: Any, epochs: int) -> None:
+    if checkpoint is None:
+        return
+    target = checkpoint / f"epoch-{epochs}"
+    with files.whole_folder(target) as folder:
+        model.save(folder / "model.keras")
+        files.write_atomically(folder / "done.json", json.dumps({"epochs": epochs, "time": time.time()}))
+    for old in checkpoint.glob("epoch-*"):
+        if old != target:
+            shutil.rmtree(old)
+
+
+def _restore(checkpoint: Path | None) -> tuple[Any, int]:
+    """The model as it was after its last whole epoch, and how many it has had."""
+    found = sorted(checkpoint.glob("epoch-*"), key=lambda path: int(path.name[6:])) if checkpoint else []
+    if not found:
+        return None, 0
+    import keras
+
+    return keras.models.load_model(found[-1] / "model.keras"), int(found[-1].name[6:])
