@@ -2,7 +2,9 @@
 
 from edgenas.device.connection import Completed, Connection, connect, fetch_host_key, trust
 from edgenas.device.device import Device, Limits, Runtime, device_names, fingerprint, list_devices, parse_url, remove
+from edgenas.device.inspect import Finding, findings
 from edgenas.device.session import Agent, DeviceInfo, RuntimeState, shares_host
+from edgenas.device.setup import setup
 
 __all__ = [
     "Agent",
@@ -10,16 +12,19 @@ __all__ = [
     "Connection",
     "Device",
     "DeviceInfo",
+    "Finding",
     "Limits",
     "Runtime",
     "RuntimeState",
     "connect",
     "device_names",
     "fetch_host_key",
+    "findings",
     "fingerprint",
     "list_devices",
     "parse_url",
     "remove",
+    "setup",
     "shares_host",
     "trust",
 ]

@@ -86,7 +86,7 @@ def measure(
 
 def _by_round(results: list[dict[str, Any] | None], key: str, rounds: int) -> list[list[float | None]]:
     """[rounds][models], None for a model that failed."""
-    return [[result and result[key][number] for result in results] for number in range(rounds)]
+    return [[None if result is None else result[key][number] for result in results] for number in range(rounds)]
 
 
 def _try_reference(context: Context, plan: dict[str, Any]) -> None:

@@ -1,0 +1,116 @@
+"""What is wrong with a device, a line each with its remedy. Works as far as the device does."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgenas.device.connection import Connection, connect
+from edgenas.device.device import Device
+from edgenas.device.session import DeviceInfo, find_python, shares_host
+from edgenas.device.setup import requirements
+from edgenas.errors import DeviceError, EdgeNASError
+
+_SPACE_KB = 200 * 1024
+_MEMORY_KB = 128 * 1024
+_BUSY_PERCENT = 25.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a device."""
+
+    level: Literal["ok", "warning", "problem"]
+    what: str
+    remedy: str | None = None
+
+
+def findings(device: Device) -> list[Finding]:
+    """Everything that can be said about a device, the problems among it. It does not raise for what it finds."""
+    try:
+        with connect(device) as connection:
+            python, _ = find_python(connection)  # opens the connection
+            if python is None:
+                return [Finding("ok", f"{device.name} can be reached"), *_without_python(connection)]
+            with connection.open_agent() as agent:
+                info, status = agent.info, agent.call("status")
+    except EdgeNASError as error:
+        return [Finding("problem", str(error))]
+    found = [_introduction(device, info), _runtime(device, info), *_resources(device, info)]
+    found += [busy for busy in [_busy(info, status)] if busy]
+    found += [
+        Finding("warning", f"{what} is there, but EdgeNAS cannot use it: models run on the CPU")
+        for what in info.accelerators
+    ]
+    return found
+
+
+def _without_python(connection: Connection) -> list[Finding]:
+    """What a shell alone can tell."""
+    name = connection.device.name
+    looked_for = connection.device.runtime.python or "python3"
+    found = [
+        Finding(
+            "problem",
+            f"no Python 3.8 or later there (looked for {looked_for})",
+            f"install one on it: sudo apt-get install python3 python3-venv; then: edgenas device setup {name}",
+        )
+    ]
+    free = connection.run(["df", "-Pk", connection.home]).stdout.splitlines()
+    words = free[-1].split() if free else []
+    if len(words) >= 4 and words[3].isdigit() and int(words[3]) < _SPACE_KB:
+        found.append(_no_space(int(words[3])))
+    return found
+
+
+def _introduction(device: Device, info: DeviceInfo) -> Finding:
+    same = "; it is this very machine: it is measured only while the host is idle" if shares_host(info) else ""
+    memory = f"{info.memory_total_kb / 1e6:.1f} GB"
+    what = f"{device.name}: {info.cpu}, {info.cores} cores, {memory}, {info.os}, Python {info.python}{same}"
+    return Finding("ok", what)
+
+
+def _runtime(device: Device, info: DeviceInfo) -> Finding:
+    package = device.runtime.package
+    state = info.runtime(package)
+    if state.version is not None:
+        return Finding("ok", f"{package} {state.version} works")
+    install = f"edgenas device setup {device.name}"
+    if package == "tflite-runtime" and info.numpy is not None and not info.numpy.startswith("1."):
+        installed = state.error != "not installed"
+        what = f"NumPy {info.numpy} is the wrong one for tflite-runtime, which needs numpy<2"
+        return Finding("problem", f"{what} (its import fails: {state.error})" if installed else what, install)
+    try:
+        requirements(device, info)
+    except DeviceError as error:  # an old glibc, a 32-bit system, a Python without wheels
+        return Finding("problem", str(error))
+    return Finding("problem", f"{package} does not work there: {state.error}", install)
+
+
+def _resources(device: Device, info: DeviceInfo) -> list[Finding]:
+    found = []
+    if info.bits == 32 and device.runtime.package == "tflite-runtime":
+        found.append(
+            Finding("warning", "a 32-bit system: only tflite-runtime runs there", "a 64-bit system runs models faster")
+        )
+    if info.disk_free_kb < _SPACE_KB:
+        found.append(_no_space(info.disk_free_kb))
+    if 0 < info.memory_available_kb < _MEMORY_KB:
+        what = f"only {info.memory_available_kb / 1000:.0f} MB of memory are free"
+        found.append(Finding("warning", what, "stop what else runs there"))
+    return found
+
+
+def _no_space(free_kb: int) -> Finding:
+    what = f"only {free_kb / 1000:.0f} MB of space are free; 200 MB are wanted"
+    return Finding("problem", what, "remove something, or name a folder on another disk as `folder` in its file")
+
+
+def _busy(info: DeviceInfo, status: dict[str, Any]) -> Finding | None:
+    percent, load = status.get("cpu_percent"), status.get("load_average")
+    signs = []
+    if isinstance(percent, int | float) and percent > _BUSY_PERCENT:
+        signs.append(f"its processor is {percent:.0f}% busy")
+    if isinstance(load, int | float) and load > 0.5 * info.cores:
+        signs.append(f"its load is {load:.1f} on {info.cores} cores")
+    if not signs:
+        return None
+    return Finding("warning", " and ".join(signs), "stop what else runs there before profiling")

@@ -1,0 +1,201 @@
+"""A device made ready: an environment of its own below the work folder, with the runtime in it.
+
+The device's own pip installs it; where the device has no network, the host fetches the wheels and sends them.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from edgenas.device.connection import Completed, Connection, connect
+from edgenas.device.device import Device
+from edgenas.device.session import DeviceInfo, find_python
+from edgenas.errors import DeviceError
+
+_INSTALL_S = 1200
+_NEW_GLIBC = (2, 34)  # what LiteRT's aarch64 wheel and tflite-runtime 2.14's ARM wheels need, whatever their tags say
+_PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
+
+
+def setup(device: Device, progress: Callable[[str], object] = print, offline: bool = False) -> DeviceInfo:
+    """Install the runtime on a device, and show that it imports there. Quick when it does already.
+
+    Args:
+        progress: told each step in a line.
+        offline: send wheels from here without trying the device's own network.
+
+    Raises:
+        DeviceError: no Python, no wheel for this device, or the installation failed; the text says what to do.
+    """
+    with connect(device) as connection:
+        info = inspect_agent(connection)
+        state = info.runtime(device.runtime.package)
+        if state.version is None:
+            progress(f"{device.name}: {info.os}, {info.machine}, {info.libc}, Python {info.python}")
+            wanted = requirements(device, info)
+            python = _environment(connection, progress)
+            _install(connection, python, wanted, info, progress, offline)
+            info = inspect_agent(connection)
+            state = info.runtime(device.runtime.package)
+        if state.version is None:
+            raise DeviceError(
+                f"{device.name}: {device.runtime.package} was installed, but does not import: {state.error}."
+            )
+        progress(f"{device.name}: {state.package} {state.version} works.")
+        return info
+
+
+def inspect_agent(connection: Connection) -> DeviceInfo:
+    """What a fresh agent says of the device."""
+    with connection.open_agent() as agent:
+        return agent.info
+
+
+def requirements(device: Device, info: DeviceInfo) -> list[str]:
+    """What to install for the device's runtime, as pip names it.
+
+    Raises:
+        DeviceError: there is no wheel that would work there.
+    """
+    package, libc = device.runtime.package, glibc(info)
+    python = tuple(int(part) for part in info.python.split(".")[:2])
+    arm = info.machine.startswith(("arm", "aarch"))
+    where = f"{device.name} ({info.machine}, {info.bits}-bit, {info.libc or 'no glibc'}, Python {info.python})"
+    use_tflite = 'Use tflite-runtime: package = "tflite-runtime" under [runtime] in its file.'
+    if info.system == "Linux" and libc is None:
+        raise DeviceError(f"{where}: {package} needs glibc; on musl (Alpine, OpenWrt) no wheel runs.")
+    if package == "ai-edge-litert":
+        if info.bits == 32:
+            raise DeviceError(f"{where}: ai-edge-litert exists only for 64-bit systems. {use_tflite}")
+        if arm and libc is not None and libc < _NEW_GLIBC:
+            raise DeviceError(
+                f"{where}: ai-edge-litert needs glibc 2.34 here (Debian 12, Ubuntu 22.04), whatever pip says. "
+                f"{use_tflite}"
+            )
+        return ["ai-edge-litert", "numpy"]
+    old = arm and libc is not None and libc < _NEW_GLIBC
+    last = (3, 10) if old else (3, 11)
+    if not (3, 8) <= python <= last:
+        raise DeviceError(
+            f"{where}: tflite-runtime exists only for CPython 3.8 to 3.{last[1]} here. Install such a Python there, "
+            f"make an environment with it (python3.{last[1]} -m venv ~/tflite), and name it in the device's file: "
+            '[runtime] python = "~/tflite/bin/python".'
+        )
+    return ["tflite-runtime==2.13.0" if old else "tflite-runtime>=2.13", "numpy<2"]
+
+
+def glibc(info: DeviceInfo) -> tuple[int, int] | None:
+    """The version of the device's glibc, None where it has another C library."""
+    match = re.fullmatch(r"glibc (\d+)\.(\d+).*", info.libc)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _environment(connection: Connection, progress: Callable[[str], object]) -> str:
+    """The interpreter to install for: the one the user named, or that of our own environment."""
+    device = connection.device
+    if device.runtime.python is not None:
+        python = find_python(connection)[0]
+        assert python is not None  # the agent ran on it
+        return python
+    if device.address.kind == "local" and device.runtime.package == "ai-edge-litert":
+        raise DeviceError(
+            f"{device.name}: ai-edge-litert does not work in EdgeNAS' own environment: "
+            f"{sys.executable} -m pip install --force-reinstall ai-edge-litert"
+        )
+    folder = f"{connection.folder}/venv"
+    python = f"{folder}/bin/python"
+    if connection.run([python, "-m", "pip", "--version"], 60).returncode != 0:
+        progress(f"{device.name}: making an environment in {folder}")
+        done = connection.run(["python3", "-m", "venv", "--clear", folder], 300)
+        if done.returncode != 0:
+            connection.run(["rm", "-rf", folder])
+            said = done.stdout + done.stderr
+            missing = "ensurepip" in said or "No module named venv" in said
+            remedy = "Install it there: sudo apt-get install python3-venv" if missing else _last_lines(done)
+            raise DeviceError(f"{device.name}: python3 -m venv failed. {remedy}")
+    return python
+
+
+def _install(
+    connection: Connection,
+    python: str,
+    wanted: list[str],
+    info: DeviceInfo,
+    progress: Callable[[str], object],
+    offline: bool,
+) -> None:
+    name = connection.device.name
+    refused = ""
+    if not offline:
+        progress(f"{name}: installing {' '.join(wanted)} with its own pip")
+        argv = [python, *_PIP, "install", "--retries", "1", "--timeout", "15", "--only-binary=:all:"]
+        done = connection.run([*argv, *wanted], _INSTALL_S)
+        if done.returncode == 0:
+            connection.run([*argv, "psutil"], _INSTALL_S)  # welcome, not needed
+            return
+        refused = f"Its own pip said: {_last_lines(done)} "
+        progress(f"{name}: its own pip could not install it; sending wheels from here")
+    with tempfile.TemporaryDirectory() as folder:
+        downloaded = _download(Path(folder), wanted, info)
+        if downloaded.returncode != 0:
+            raise DeviceError(
+                f"{name}: {' '.join(wanted)} could not be installed. {refused}"
+                f"The host's pip, fetching wheels for it, said: {_last_lines(downloaded)}"
+            )
+        _download(Path(folder), ["psutil"], info)
+        _send_wheels(connection, python, Path(folder), wanted, progress)
+
+
+def _download(folder: Path, wanted: list[str], info: DeviceInfo) -> Completed:
+    """Fetch wheels for the device's Python, machine and glibc, with the host's pip."""
+    major, minor = info.python.split(".")[:2]
+    tag = f"cp{major}{minor}"
+    argv = [sys.executable, *_PIP, "download", "--quiet", "--only-binary=:all:", "--dest", str(folder)]
+    argv += ["--python-version", f"{major}.{minor}", "--implementation", "cp"]
+    for abi in (tag, "abi3", "none"):
+        argv += ["--abi", abi]
+    for platform in platforms(info):
+        argv += ["--platform", platform]
+    try:
+        done = subprocess.run([*argv, *wanted], capture_output=True, text=True, timeout=_INSTALL_S, check=False)
+    except subprocess.TimeoutExpired:
+        return Completed(1, "", f"nothing after {_INSTALL_S} s")
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def platforms(info: DeviceInfo) -> list[str]:
+    """The platform tags of wheels that the device can take, best first."""
+    machine = info.machine
+    if info.bits == 32:  # a 32-bit system on a 64-bit kernel says "aarch64" or "x86_64"
+        machine = "armv7l" if machine.startswith(("arm", "aarch")) else "i686"
+    newest = (glibc(info) or (2, 17))[1]
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest, 4, -1)]
+    return [*tags, *(f"{old}_{machine}" for old in ("manylinux2014", "manylinux2010", "manylinux1", "linux"))]
+
+
+def _send_wheels(
+    connection: Connection, python: str, folder: Path, wanted: list[str], progress: Callable[[str], object]
+) -> None:
+    name, remote = connection.device.name, f"{connection.folder}/wheels"
+    wheels = sorted(folder.glob("*.whl"))
+    try:
+        for wheel in wheels:
+            progress(f"{name}: sending {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB)")
+            connection.put(wheel, f"{remote}/{wheel.name}")
+        wanted = wanted + (["psutil"] if any(wheel.name.startswith("psutil-") for wheel in wheels) else [])
+        argv = [python, *_PIP, "install", "--no-index", "--find-links", remote, *wanted]
+        done = connection.run(argv, _INSTALL_S)
+        if done.returncode != 0:
+            raise DeviceError(f"{name}: the wheels sent could not be installed: {_last_lines(done)}")
+    finally:
+        connection.run(["rm", "-rf", remote])
+
+
+def _last_lines(done: Completed) -> str:
+    """The end of what a program complained about, in one line."""
+    lines = [line.strip() for line in (done.stderr.strip() or done.stdout.strip()).splitlines()]
+    telling = [line for line in lines if line.upper().startswith("ERROR")] or lines
+    return " | ".join(telling[-2:]) or f"exit code {done.returncode}"
