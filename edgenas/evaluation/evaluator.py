@@ -9,8 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from edgenas.evaluation.data import Dataset, Splits, stratified_sample
 from edgenas.evaluation.recipe import Candidate, Fidelity
 from edgenas.evaluation.training import Indices, TrainingError, measure, prepare_tensorflow, train
@@ -109,20 +107,20 @@ class TrainEvaluator:
                 initializer=prepare_tensorflow,
                 max_tasks_per_child=self._TASKS_PER_PROCESS,
             )
+        values: dict[str, Any] | None = None
+        error: str | None = None
         try:
             future = self._pool.submit(
                 _evaluate, candidate, self._dataset, self._train_on, self._measure_on, self._fidelity, self._seed
             )
-            values, error = future.result(), None
+            values = future.result()
         except BrokenProcessPool:
             self._pool = None
-            values, error = None, "its process died (killed, or out of memory)"
+            error = "its process died (killed, or out of memory)"
         except TrainingError as failure:
-            values, error = None, str(failure)
+            error = str(failure)
         except Exception as failure:  # noqa: BLE001  whatever TensorFlow raises is this candidate's failure alone
-            values, error = None, f"{type(failure).__name__}: {str(failure).splitlines()[0][:200] if str(failure) else ''}"
-        if values is not None and not np.isfinite(values["accuracy"]):
-            values, error = None, f"its accuracy is {values['accuracy']}"
+            error = f"{type(failure).__name__}: {str(failure).splitlines()[0][:200] if str(failure) else ''}"
         return Evaluated(values, error, round(time.monotonic() - start, 3))
 
     def close(self) -> None:

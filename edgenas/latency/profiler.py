@@ -27,8 +27,8 @@ CALIBRATION_NETWORKS = 5
 CERTIFICATE_NETWORKS = 10
 BATCH = 100
 ROUNDS = 30
-# A session is good while the reference's own times stay this close: (90th - 10th percentile) / median.
-STEADY, HOPELESS = 0.10, 0.30
+# A session is good while the reference's own times stay this close: interquartile range / median.
+STEADY, HOPELESS = 0.08, 0.30
 TRIES = 5
 EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.

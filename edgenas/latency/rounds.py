@@ -35,7 +35,7 @@ class Rounds:
         ratios: one a model, None where it could not be run.
         failed: index -> why.
         reference_us: median of the reference's visits.
-        reference_spread: (90th - 10th percentile) / median of them: the gate.
+        reference_spread: interquartile range / median of them: the gate.
         busy_s: time the device was kept busy.
     """
 
@@ -74,7 +74,7 @@ def read_rounds(answer: Mapping[str, Any], models: int, busy_s: float) -> Rounds
         quotients = visits[:, column] / beside[:, column]
         low, middle, high = np.percentile(quotients, [25, 50, 75])
         ratios[index] = Ratio(float(middle), float((high - low) / middle))
-    low, middle, high = np.percentile(reference, [10, 50, 90])
+    low, middle, high = np.percentile(reference, [25, 50, 75])
     return Rounds(tuple(ratios), failed, float(middle), float((high - low) / middle), busy_s)
 
 

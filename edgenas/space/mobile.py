@@ -20,7 +20,7 @@ from edgenas.architecture.blocks import Activation
 from edgenas.errors import InputError
 
 if TYPE_CHECKING:
-    from optuna.distributions import CategoricalDistribution
+    from optuna.distributions import BaseDistribution
 
 Codes = npt.NDArray[np.int64]  # [N, choices]
 SizeName = Literal["tiny", "standard"]
@@ -204,7 +204,7 @@ class MobileSpace:
                     shown[:, self._position[f"stage{stage}_block{block}_{part}"]] = kept
         return shown
 
-    def distributions(self) -> "dict[str, CategoricalDistribution]":
+    def distributions(self) -> "dict[str, BaseDistribution]":
         """For Optuna: every choice is always a parameter; depth masks what it hides."""
         from optuna.distributions import CategoricalDistribution
 
@@ -244,31 +244,40 @@ class MobileSpace:
         return np.unique(self.canonical(np.array(rows)), axis=0)
 
     def repair(
-        self, codes: Codes, excess: Callable[[Codes], npt.NDArray[np.float64]], rng: np.random.Generator
+        self,
+        codes: Codes,
+        excess: Callable[[Codes], npt.NDArray[np.float64]],
+        rng: np.random.Generator,
+        towards: Codes | None = None,
     ) -> Codes:
-        """Rows moved towards the smallest network until they keep the limits, by as few choices as found.
+        """Rows moved towards a network that keeps the limits until they do too, by as few choices as found.
 
         Args:
             codes: [N, choices].
             excess: [N, choices] -> [N] how far a row breaks its limits; at most 0 where it keeps them.
             rng: draws which choices give way.
+            towards: [choices] a row that keeps the limits (the smallest network's).
 
         Returns:
             [N, choices] rows; one that breaks its limits still could not be repaired.
         """
         result = self.canonical(codes)
         for index in np.flatnonzero(excess(result) > 0):
-            result[index] = self._repair(result[index], excess, rng)
+            result[index] = self._repair(result[index], excess, rng, self.smallest_code if towards is None else towards)
         return result
 
     def _repair(
-        self, code: Codes, excess: Callable[[Codes], npt.NDArray[np.float64]], rng: np.random.Generator
+        self,
+        code: Codes,
+        excess: Callable[[Codes], npt.NDArray[np.float64]],
+        rng: np.random.Generator,
+        towards: Codes,
     ) -> Codes:
         orders = np.argsort(rng.random((8, len(code))), axis=1)
         ranks = np.argsort(orders, axis=1)
-        # Row (order, k): the first k choices of that order take the smallest network's value.
+        # Row (order, k): the first k choices of that order take the other network's value.
         given = ranks[:, None, :] < np.arange(1, len(code) + 1)[None, :, None]
-        rows = self.canonical(np.where(given, self.smallest_code, code).reshape(-1, len(code)))
+        rows = self.canonical(np.where(given, towards, code).reshape(-1, len(code)))
         kept = np.flatnonzero(excess(rows) <= 0)
         if kept.size == 0:
             return code

@@ -1,0 +1,114 @@
+"""The free objectives (latency and memory, microseconds from the table) and the limits on them."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenas.errors import InputError
+from edgenas.latency.memory import memory_of_codes
+from edgenas.latency.table import LatencyTable
+from edgenas.space import Codes, MobileSpace
+from edgenas.strategy.settings import Limits
+
+Values = npt.NDArray[np.float64]
+Score = Callable[[Codes], Values]  # [N, choices] -> [N], lower is better
+
+
+class FreeObjectives:
+    """Latency and memory of many networks at once, and whether they keep the limits.
+
+    Args:
+        space: of the codes.
+        table: of the device.
+        precision: as deployed.
+        limits: what a candidate may cost.
+
+    Raises:
+        MissingLayersError: the table lacks layers of the space.
+        InputError: a limit on latency, but the table has no certificate and so no interval.
+    """
+
+    def __init__(self, space: MobileSpace, table: LatencyTable, precision: str, limits: Limits) -> None:
+        self.space = space
+        self._table = table
+        self._precision = precision
+        self.limits = limits
+        self._half = table.relative_half_width(limits.coverage) if table.certificate else None
+        if limits.max_latency_ms is not None and self._half is None:
+            raise InputError("A limit on latency needs a table with a certificate. Profile the device again.")
+        table.costs_us(space)
+
+    def values(self, codes: Codes) -> dict[str, Values]:
+        """Name -> [N]: latency_ms and its interval's ends latency_low_ms and latency_high_ms, arena_kb, model_kb,
+        peak_memory_kb. Without a certificate the interval is the prediction itself."""
+        latency = self._table.estimate_codes_ms(self.space, codes)
+        half = self._half or 0.0
+        ends = {"latency_low_ms": latency / (1 + half), "latency_high_ms": latency / max(1 - half, 1e-9)}
+        return {"latency_ms": latency, **ends, **memory_of_codes(self.space, codes, self._precision)}
+
+    def excess(self, codes: Codes) -> Values:
+        """[N] by how much the limit that is broken most is exceeded, as a fraction of it; at most 0 if all are kept."""
+        values = self.values(codes)
+        worst = np.full(len(codes), -np.inf)
+        for name, most in self.limits.by_objective().items():
+            worst = np.maximum(worst, values[_bounded(name)] / most - 1)
+        return worst
+
+    @cached_property
+    def anchor(self) -> Codes:
+        """[choices] a network that keeps all limits, found by descent.
+
+        Raises:
+            InputError: none was found; the limits that are too tight and the nearest reachable values are named.
+        """
+        if not self.limits.by_objective():
+            return self.space.smallest_code
+        code = self._descend(self.excess)
+        if self.excess(code[None])[0] <= 0:
+            return code
+        raise InputError(self._impossible())
+
+    def _impossible(self) -> str:
+        tight = []
+        for name, most in self.limits.by_objective().items():
+            column = _bounded(name)
+
+            def score(codes: Codes, column: str = column) -> Values:
+                return self.values(codes)[column]
+
+            least = float(score(self._descend(score)[None])[0])
+            if least > most:
+                tight.append(f"--max-{name.replace('_', '-')} {most:g} (the nearest reachable value is {ceil3(least)})")
+        if tight:
+            return f"No network of this space keeps {' and '.join(tight)}."
+        asked = " with ".join(f"--max-{n.replace('_', '-')} {m:g}" for n, m in self.limits.by_objective().items())
+        return f"Each limit can be kept, but no network was found that keeps them together: {asked}. Loosen one."
+
+    def _descend(self, score: Score) -> Codes:
+        """The row that lowering `score` choice by choice leads to, from the smallest network."""
+        code = self.space.smallest_code
+        value = score(code[None])[0]
+        while True:
+            neighbours = self.space.neighbours(code)
+            scores = score(neighbours)
+            best = int(np.argmin(scores))
+            if scores[best] >= value:
+                return code
+            code, value = neighbours[best], scores[best]
+
+    def describe(self, code: Codes) -> Mapping[str, float]:
+        """The free values of one row [choices], by name."""
+        return {name: float(column[0]) for name, column in self.values(code[None]).items()}
+
+
+def _bounded(name: str) -> str:
+    """What a limit is held against: for latency the upper end of the interval."""
+    return "latency_high_ms" if name == "latency_ms" else name
+
+
+def ceil3(value: float) -> str:
+    """Three significant digits, rounded up: a limit that can be kept."""
+    digits = 2 - int(np.floor(np.log10(value)))
+    return f"{np.ceil(value * 10.0**digits) / 10.0**digits:.{max(digits, 0)}f}"

@@ -1,0 +1,283 @@
+"""The study: the one place that asks Optuna for candidates and tells it what they are worth.
+
+A trial is stored when its candidate is evaluated, whole, in one transaction. Each proposal follows from what is stored
+and from (study seed, trial number) alone. So a study that is killed at any point proposes, when it goes on, what it
+would have proposed; and nothing that breaks a limit, or is known already, ever becomes a trial.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from edgenas.architecture import Architecture
+from edgenas.errors import EdgeNASError, InputError
+from edgenas.evaluation.evaluator import Evaluated, Evaluator
+from edgenas.evaluation.recipe import Candidate
+from edgenas.ledger import Ledger
+from edgenas.space import Codes, MobileSpace
+from edgenas.strategy.front import Front, Point
+from edgenas.strategy.objectives import FreeObjectives
+from edgenas.strategy.samplers import make_sampler, resolve_strategy
+from edgenas.strategy.settings import Settings, study_folder
+
+if TYPE_CHECKING:
+    import optuna
+
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"accuracy": "maximize", "latency_ms": "minimize", "peak_memory_kb": "minimize"}
+MOST_PROPOSALS_A_TRIAL = 50
+# After so many known candidates in a row the sampler has converged: neighbours of its proposal are tried instead.
+PATIENCE = 8
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that keeps the limits and is new, and what was thrown away on the way to it."""
+
+    code: Codes
+    system: dict[str, Any]  # the sampler's own notes on it, such as NSGA-II's generation
+    infeasible: int
+    duplicate: int
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """Where a study stands after a trial."""
+
+    number: int
+    complete: int
+    trials: int
+    failed: int
+    point: Point | None
+    error: str | None
+    best: Point | None
+    seconds: float
+    left_s: float
+
+
+class Study:
+    """A study on disk.
+
+    Args:
+        settings: what is searched for.
+        space: where.
+        free: its free objectives and limits.
+        project: the user's folder.
+    """
+
+    def __init__(
+        self, settings: Settings, space: MobileSpace, free: FreeObjectives, project: Path | None = None
+    ) -> None:
+        self.settings = settings
+        self.space = space
+        self._free = free
+        self.folder = study_folder(settings.study, project)
+        self.ledger = Ledger(self.folder / "ledger.jsonl")
+        self._strategy = resolve_strategy(settings.strategy, settings.trials)
+        self._stored = open_storage(self.folder, settings.study)
+
+    @property
+    def front(self) -> Front:
+        """The front so far."""
+        return Front(points_of(self._stored))
+
+    def run(self, evaluator: Evaluator, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
+        """Evaluate candidates until the study has as many complete trials as it was asked for.
+
+        Raises:
+            InputError: the limits cannot be kept, or leave too few networks.
+            EdgeNASError: every one of the last 10 candidates failed.
+        """
+        self._free.anchor  # noqa: B018  raises where no network keeps the limits
+        self.ledger.append("search_began", strategy=self._strategy, **counts(self._stored))
+        seconds: list[float] = []
+        while (done := counts(self._stored))["complete"] < self.settings.trials:
+            start = time.monotonic()
+            proposal = self._propose(done["complete"] + done["failed"], done["proposals"])
+            architecture = self.space.decode(self.space.values(proposal.code))
+            candidate = Candidate(architecture, self.settings.precision, self.settings.recipe)
+            evaluated = evaluator.evaluate([candidate])[0]
+            point, error = self._store(proposal, architecture, evaluated)
+            seconds.append(time.monotonic() - start)
+            self._stop_where_all_fail()
+            if on_trial is not None:
+                on_trial(self._report(point, error, seconds))
+        self.ledger.append("search_ended", **counts(self._stored))
+        return self.front
+
+    def _report(self, point: Point | None, error: str | None, seconds: list[float]) -> TrialReport:
+        done, front = counts(self._stored), self.front
+        return TrialReport(
+            number=done["complete"] + done["failed"] - 1,
+            complete=done["complete"],
+            trials=self.settings.trials,
+            failed=done["failed"],
+            point=point,
+            error=error,
+            best=front.pick("best") if len(front) else None,
+            seconds=seconds[-1],
+            left_s=float(np.mean(seconds)) * (self.settings.trials - done["complete"]),
+        )
+
+    def _propose(self, number: int, proposals: int) -> Proposal:
+        """The candidate of trial `number`."""
+        known = {tuple(row) for row in self._codes()}
+        shadow = self._shadow()
+        infeasible = duplicate = 0
+        code, system = None, {}
+        while proposals + infeasible + duplicate < MOST_PROPOSALS_A_TRIAL * self.settings.trials:
+            attempt = infeasible + duplicate
+            rng = np.random.default_rng([self.settings.seed, number, attempt])
+            if code is None or duplicate < PATIENCE:
+                shadow.sampler = make_sampler(
+                    self._strategy, self.settings.trials, (self.settings.seed, number, attempt)
+                )
+                trial = shadow.ask(self.space.distributions())
+                code = self.space.codes(trial.params)
+                system = dict(shadow.get_trials(deepcopy=False)[trial.number].system_attrs)
+                shadow.tell(trial, state=_failed())
+            else:
+                code = self.space.mutate(code[None], rng, rate=min(0.02 * (duplicate - PATIENCE + 1), 0.3))[0]
+            if self._free.excess(code[None])[0] > 0:
+                infeasible += 1
+                code = self.space.repair(code[None], self._free.excess, rng, self._free.anchor)[0]
+            if tuple(code) not in known:
+                return Proposal(code, system, infeasible, duplicate)
+            duplicate += 1
+        raise InputError(
+            f"After {proposals + infeasible + duplicate} proposals no new network that keeps the limits was found: "
+            f"they leave about {len(known)} networks. Loosen a limit or ask for fewer trials."
+        )
+
+    def _store(
+        self, proposal: Proposal, architecture: Architecture, evaluated: Evaluated
+    ) -> tuple[Point | None, str | None]:
+        from optuna.trial import TrialState, create_trial
+
+        free = self._free.describe(proposal.code)
+        accuracy = evaluated.values[self.settings.metric] if evaluated.values else math.nan
+        values = [accuracy, free["latency_ms"], free["peak_memory_kb"]]
+        error = evaluated.error
+        if error is None and not all(map(math.isfinite, values)):
+            error = f"a value is not finite: {dict(zip(OBJECTIVES, values, strict=True))}"
+        notes = {
+            "id": architecture.id,
+            "notation": str(architecture),
+            "infeasible": proposal.infeasible,
+            "duplicate": proposal.duplicate,
+            "seconds": evaluated.seconds,
+            "error": error,
+            **free,
+            **(evaluated.values or {}),
+        }
+        trial = create_trial(
+            state=_failed() if error else TrialState.COMPLETE,
+            values=None if error else values,
+            params=self.space.values(proposal.code),
+            distributions=self.space.distributions(),
+            user_attrs=notes,
+            system_attrs=proposal.system,
+        )
+        with foreign_errors():
+            self._stored.add_trial(trial)
+        self.ledger.append(
+            "trial", id=architecture.id, seconds=evaluated.seconds, error=error, accuracy=None if error else accuracy
+        )
+        points = {point.id: point for point in points_of(self._stored)}
+        return points.get(architecture.id), error
+
+    def _shadow(self) -> "optuna.Study":
+        """A study in memory with what is stored: asking it leaves no trace on disk."""
+        import optuna
+
+        shadow = optuna.create_study(directions=list(OBJECTIVES.values()))
+        shadow.add_trials(self._stored.get_trials(deepcopy=False))
+        return shadow
+
+    def _codes(self) -> list[Codes]:
+        return [self.space.codes(trial.params) for trial in self._stored.get_trials(deepcopy=False)]
+
+    def _stop_where_all_fail(self) -> None:
+        last = self._stored.get_trials(deepcopy=False)[-10:]
+        if len(last) == 10 and all(trial.state == _failed() for trial in last):
+            raise EdgeNASError(
+                f"The last 10 candidates all failed; the last one because {last[-1].user_attrs['error']}. "
+                f"{self.folder / 'ledger.jsonl'} lists them."
+            )
+
+
+def open_storage(folder: Path, name: str) -> "optuna.Study":
+    """The Optuna study of a folder, in SQLite; made where there is none."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    with foreign_errors():
+        return optuna.create_study(
+            storage=f"sqlite:///{folder / 'study.db'}",
+            study_name=name,
+            directions=list(OBJECTIVES.values()),
+            load_if_exists=True,
+        )
+
+
+@contextlib.contextmanager
+def foreign_errors() -> Iterator[None]:
+    """Optuna's and SQLAlchemy's exceptions stop here."""
+    import sqlalchemy.exc
+    from optuna.exceptions import OptunaError
+
+    try:
+        yield
+    except (OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise EdgeNASError(f"The study's database cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def points_of(study: "optuna.Study") -> list[Point]:
+    """Every complete trial as a point."""
+    points = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.name != "COMPLETE":
+            continue
+        notes = trial.user_attrs
+        points.append(
+            Point(
+                id=notes["id"],
+                notation=notes["notation"],
+                accuracy=trial.values[0],
+                latency_ms=notes["latency_ms"],
+                latency_interval_ms=(notes["latency_low_ms"], notes["latency_high_ms"]),
+                arena_kb=notes["arena_kb"],
+                model_kb=notes["model_kb"],
+                peak_memory_kb=notes["peak_memory_kb"],
+                trial=trial.number,
+            )
+        )
+    return points
+
+
+def counts(study: "optuna.Study") -> dict[str, Any]:
+    """complete and failed trials; infeasible and duplicate proposals that became none; all proposals; seconds."""
+    trials = study.get_trials(deepcopy=False)
+    infeasible = sum(trial.user_attrs["infeasible"] for trial in trials)
+    duplicate = sum(trial.user_attrs["duplicate"] for trial in trials)
+    complete = sum(trial.state.name == "COMPLETE" for trial in trials)
+    return {
+        "complete": complete,
+        "failed": len(trials) - complete,
+        "infeasible": infeasible,
+        "duplicate": duplicate,
+        "proposals": infeasible + duplicate + len(trials),
+        "seconds": round(sum(trial.user_attrs["seconds"] for trial in trials), 1),
+    }
+
+
+def _failed() -> "optuna.trial.TrialState":
+    from optuna.trial import TrialState
+
+    return TrialState.FAIL
