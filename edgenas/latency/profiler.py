@@ -14,7 +14,7 @@ import numpy as np
 import edgenas.files as files
 from edgenas.architecture import Architecture, Dense, Input, Layer
 from edgenas.device import Agent, Connection, Device, connect, shares_host
-from edgenas.errors import DeviceError, InputError
+from edgenas.errors import DeviceError
 from edgenas.latency.rounds import Ratio, Rounds, read_rounds
 from edgenas.latency.table import Calibration, Certificate, Entry, Identity, LatencyTable, Network
 from edgenas.ledger import Ledger
@@ -360,19 +360,3 @@ class _Journal:
     def _take(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
         self.ratios |= {line["key"]: Ratio(float(line["ratio"]), float(line["spread"])) for line in lines}
         self.sessions.append(session)
-
-
-def check_table_fits(table: LatencyTable, device: Device, precision: str, threads: int) -> None:
-    """Raise `InputError` where a table was measured for something else."""
-    identity = table.identity
-    for what, found, wanted in (
-        ("device", identity.device, device.name),
-        ("precision", identity.precision, precision),
-        ("number of threads", str(identity.threads), str(threads)),
-        ("runtime", identity.runtime, device.runtime.package),
-    ):
-        if found != wanted:
-            raise InputError(
-                f"The latency table is for the {what} {found!r}, wanted is {wanted!r}. "
-                f"`edgenas table list` shows the tables there are; `edgenas profile {device.name}` makes one."
-            )

@@ -259,9 +259,13 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all, with its checksum."""
-        content = self._content()
-        content["checksum"] = files.sha256(files.canonical_json(content).encode())
+        content = self._content() | {"checksum": self.checksum}
         files.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of everything in the table."""
+        return files.sha256(files.canonical_json(self._content()).encode())
 
     @classmethod
     def load(cls, name: str | Path) -> "LatencyTable":

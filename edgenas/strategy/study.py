@@ -29,7 +29,11 @@ from edgenas.strategy.settings import Settings, study_folder
 if TYPE_CHECKING:
     import optuna
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"accuracy": "maximize", "latency_ms": "minimize", "peak_memory_kb": "minimize"}
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "accuracy": "maximize",
+    "latency_ms": "minimize",
+    "peak_memory_kb": "minimize",
+}
 MOST_PROPOSALS_A_TRIAL = 50
 # After so many known candidates in a row the sampler has converged: neighbours of its proposal are tried instead.
 PATIENCE = 8

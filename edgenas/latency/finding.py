@@ -1,0 +1,62 @@
+"""Which table fits: by device, runtime, precision, threads and the layers that a space needs."""
+
+from edgenas.device import Device
+from edgenas.errors import EdgeNASError, InputError
+from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
+from edgenas.space import MobileSpace
+
+
+def mismatch(table: LatencyTable, device: Device, precision: str, threads: int) -> str | None:
+    """What a table was measured for that is not what is wanted, in words; None where it fits."""
+    identity = table.identity
+    for what, found, wanted in (
+        ("device", identity.device, device.name),
+        ("precision", identity.precision, precision),
+        ("number of threads", identity.threads, threads),
+        ("runtime", identity.runtime, device.runtime.package),
+    ):
+        if found != wanted:
+            return f"it is for the {what} {found}, wanted is {wanted}"
+    return None
+
+
+def find_table(
+    device: Device, space: MobileSpace, precision: str, threads: int, name: str | None = None
+) -> tuple[str, LatencyTable]:
+    """The name of the table that fits, and the table.
+
+    Args:
+        name: the one that the user asks for; else all there are are tried.
+
+    Raises:
+        InputError: none fits, or more than one does; the text says what to type.
+        MissingLayersError: the table that was asked for lacks layers of the space.
+    """
+    if name is not None:
+        table = LatencyTable.load(name)
+        if (why := mismatch(table, device, precision, threads)) is not None:
+            raise InputError(f"The latency table {name!r} does not fit: {why}. `edgenas table list` shows all.")
+        table.costs_us(space)
+        return name, table
+    fitting: dict[str, LatencyTable] = {}
+    unreadable = []
+    for candidate in table_names():
+        try:
+            table = LatencyTable.load(candidate)
+            if mismatch(table, device, precision, threads) is None:
+                table.costs_us(space)
+                fitting[candidate] = table
+        except MissingLayersError:
+            continue
+        except EdgeNASError as error:
+            unreadable.append(str(error))
+    if len(fitting) == 1:
+        return fitting.popitem()
+    if fitting:
+        raise InputError(f"More than one latency table fits: {', '.join(fitting)}. Choose one with --table.")
+    shape = "x".join(map(str, space.input_shape))
+    raise InputError(
+        f"No latency table fits {device.name}, {space.name} at {shape}, {precision}, {threads} thread(s). Make one: "
+        f"edgenas profile {device.name} --space {space.name} --input {shape} --precision {precision} "
+        f"--threads {threads}" + (f" ({' '.join(unreadable)})" if unreadable else "")
+    )

@@ -1,0 +1,115 @@
+"""The search: from settings to a front."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import edgenas.files as files
+from edgenas.device import Device
+from edgenas.evaluation.data import Dataset, Splits, load_dataset, split
+from edgenas.evaluation.evaluator import TrainEvaluator
+from edgenas.latency.finding import find_table
+from edgenas.latency.table import LatencyTable
+from edgenas.space import MobileSpace
+from edgenas.strategy.front import Front
+from edgenas.strategy.objectives import FreeObjectives
+from edgenas.strategy.settings import Limits, Settings, begin, load_settings
+from edgenas.strategy.study import Study, TrialReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A study with everything that it needs, loaded.
+
+    Attributes:
+        settings: with the data's and the table's identity.
+        study: the study itself.
+        dataset, splits: its data.
+        table: its latency table.
+        device: its device.
+    """
+
+    settings: Settings
+    study: Study
+    dataset: Dataset
+    splits: Splits
+    table: LatencyTable
+    device: Device
+
+
+def prepare(settings: Settings, project: Path | None = None) -> Prepared:
+    """Load what a study needs; begin it, or check that it was begun with the same settings, data and table.
+
+    Raises:
+        InputError: bad data, no fitting table, a name that is taken, limits that no network keeps.
+    """
+    device = Device.load(settings.device)
+    dataset = load_dataset(
+        settings.data,
+        settings.input_shape,
+        settings.policy,
+        cache=_cache(project),
+        group_pattern=settings.group_pattern,
+    )
+    space = MobileSpace(settings.space, settings.input_shape, dataset.classes, settings.activation)
+    name, table = find_table(device, space, settings.precision, settings.threads, settings.table or None)
+    settings = dataclasses.replace(
+        settings,
+        table=name,
+        limits=_with_device(settings.limits, device),
+        data_identity=dataset.identity,
+        table_checksum=table.checksum,
+    )
+    free = FreeObjectives(space, table, settings.precision, settings.limits)
+    free.anchor  # noqa: B018  raises where no network keeps the limits, before anything is written
+    begin(settings, project)
+    return Prepared(
+        settings, Study(settings, space, free, project), dataset, split(dataset, settings.seed), table, device
+    )
+
+
+def search(
+    settings: Settings, *, project: Path | None = None, on_trial: Callable[[TrialReport], None] | None = None
+) -> Front:
+    """Run a study, or go on with one that was broken off, and return its front.
+
+    Args:
+        settings: what to search for.
+        project: the user's folder (the current one).
+        on_trial: called after each trial.
+
+    Raises:
+        InputError: as in `prepare`.
+    """
+    return run(prepare(settings, project), on_trial)
+
+
+def run(prepared: Prepared, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
+    """Evaluate until the study is complete."""
+    settings = prepared.settings
+    evaluator = TrainEvaluator(prepared.dataset, prepared.splits, settings.fidelity, settings.seed)
+    try:
+        return prepared.study.run(evaluator, on_trial)
+    finally:
+        evaluator.close()
+
+
+def reopen(name: str, project: Path | None = None) -> Prepared:
+    """A study that was begun, with its data and table as they were then.
+
+    Raises:
+        InputError: there is none, or its data or table have changed since.
+    """
+    settings = load_settings(name, project)
+    return prepare(settings, project)
+
+
+def _with_device(limits: Limits, device: Device) -> Limits:
+    """The study's limits, and the device's own where the study has none."""
+    own = {name: value for name, value in files.as_mapping(device.limits).items() if value is not None}
+    asked = {name: value for name, value in files.as_mapping(limits).items() if value is not None}
+    return Limits(**(own | asked))
+
+
+def _cache(project: Path | None) -> Path:
+    return (project or Path()) / ".edgenas" / "cache"
