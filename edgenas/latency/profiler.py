@@ -100,13 +100,12 @@ def profile(
     *,
     classes: Sequence[int] = CLASSES,
     seed: int = 0,
-    project: Path | None = None,
     progress: Progress = no_progress,
 ) -> LatencyTable:
     """Measure every layer of a space on a device, calibrate and certify, and save the table.
 
     A session that was cut goes on where it was: converted files and measured batches are kept under
-    `.edgenas/profiles/` of the project until the table is saved.
+    `.edgenas/profiles/` of the current folder until the table is saved.
 
     Args:
         device: where to measure.
@@ -114,27 +113,25 @@ def profile(
         precision: "float32" or "int8".
         threads: of one inference.
         classes: numbers of classes that the classifier is measured for.
-        project: the user's folder (the current one).
         progress: called with what is done, how much of how much.
 
     Raises:
         DeviceError: unreachable, without the runtime, or too unsteady to measure on.
     """
     started = time.monotonic()
-    project = project or Path()
     name = table_name(device, space, precision, threads)
     plan = plan_profile(space, seed, classes)
     with connect(device) as connection, connection.open_agent() as agent:
         identity = _identify(device, agent, precision, threads)
-        session = _Session(project / ".edgenas" / "profiles" / name, identity, plan, connection, agent, progress)
+        session = _Session(Path(".edgenas") / "profiles" / name, identity, plan, connection, agent, progress)
         session.run()
         table = session.table(space)
     wall_s = round(time.monotonic() - started, 1)
     table.provenance.update(wall_s=wall_s, space=space.name, input="x".join(map(str, space.input_shape)))
-    path = project / "latency_tables" / f"{name}.json"
+    path = Path("latency_tables") / f"{name}.json"
     table.save(path)
     shutil.rmtree(session.folder, ignore_errors=True)
-    Ledger(project / ".edgenas" / "ledger.jsonl").append("profiled", table=name, **table.provenance)
+    Ledger(Path(".edgenas") / "ledger.jsonl").append("profiled", table=name, **table.provenance)
     return table
 
 

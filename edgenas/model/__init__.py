@@ -1,7 +1,16 @@
 """From an `Architecture` to a Keras model, and from that to a `.tflite` file."""
 
 from edgenas.model.builder import build_layer_model, build_model
-from edgenas.model.convert import PRECISIONS, Precision, TensorInfo, convert, convert_layer, converter_version, input_of
+from edgenas.model.convert import (
+    PRECISIONS,
+    Precision,
+    TensorInfo,
+    convert,
+    convert_layer,
+    convert_network,
+    converter_version,
+    input_of,
+)
 from edgenas.model.interpret import run_tflite
 from edgenas.model.workers import ConversionPool
 
@@ -14,6 +23,7 @@ __all__ = [
     "build_model",
     "convert",
     "convert_layer",
+    "convert_network",
     "converter_version",
     "input_of",
     "run_tflite",

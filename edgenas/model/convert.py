@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgenas.architecture import Input, Layer
+from edgenas.architecture import Architecture, Input, Layer
 from edgenas.errors import CheckFailedError, EdgeNASError
-from edgenas.model.builder import build_layer_model
+from edgenas.model.builder import build_layer_model, build_model
 
 Precision = Literal["float32", "int8"]
 Images = npt.NDArray[np.float32]  # [N, height, width, channels]
@@ -89,6 +89,22 @@ def convert_layer(layer: Layer, precision: Precision) -> bytes:
     for _ in range(2):
         samples.append([rng.uniform(0, top, (1, *shape)).astype(np.float32) for shape in layer.input_shapes])
     return _convert(model, layer.input_shapes, samples, "uint8" if top == 255.0 else "int8")
+
+
+def convert_network(architecture: Architecture, precision: Precision) -> bytes:
+    """The `.tflite` file of a whole network with random weights, for measuring."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = build_model(architecture)
+    images = np.random.default_rng(0).uniform(0, 255, (8, *architecture.input_shape)).astype(np.float32)
+    # Statistics of these images, as training would find some: without them the activations of a deep random network
+    # fade or grow, and its int8 scales leave the range that XNNPACK accepts.
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+    return convert(model, precision, images)
 
 
 def _convert(

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
-from edgenas.model.builder import build_model
-from edgenas.model.convert import Precision, convert, convert_layer
+from edgenas.model.convert import Precision, convert_layer, convert_network
 
 
 def _start_worker() -> None:
@@ -27,9 +24,7 @@ def _convert_to(path: Path, subject: Architecture | Layer, precision: Precision)
     if isinstance(subject, Layer):
         content = convert_layer(subject, precision)
     else:
-        rng = np.random.default_rng(0)
-        images = rng.uniform(0, 255, (2, *subject.input_shape)).astype(np.float32)
-        content = convert(build_model(subject), precision, images)
+        content = convert_network(subject, precision)
     files.write_atomically(path, content)
 
 

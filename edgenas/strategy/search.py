@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import edgenas.files as files
 from edgenas.device import Device
-from edgenas.evaluation.data import Dataset, Splits, load_dataset, split
+from edgenas.evaluation.data import DEFAULT_CACHE, Dataset, Splits, load_dataset, split
 from edgenas.evaluation.evaluator import TrainEvaluator
 from edgenas.latency.finding import find_table
 from edgenas.latency.table import LatencyTable
@@ -37,7 +36,7 @@ class Prepared:
     device: Device
 
 
-def prepare(settings: Settings, project: Path | None = None) -> Prepared:
+def prepare(settings: Settings) -> Prepared:
     """Load what a study needs; begin it, or check that it was begun with the same settings, data and table.
 
     Raises:
@@ -48,7 +47,7 @@ def prepare(settings: Settings, project: Path | None = None) -> Prepared:
         settings.data,
         settings.input_shape,
         settings.policy,
-        cache=_cache(project),
+        cache=DEFAULT_CACHE,
         group_pattern=settings.group_pattern,
     )
     space = MobileSpace(settings.space, settings.input_shape, dataset.classes, settings.activation)
@@ -62,26 +61,21 @@ def prepare(settings: Settings, project: Path | None = None) -> Prepared:
     )
     free = FreeObjectives(space, table, settings.precision, settings.limits)
     free.anchor  # noqa: B018  raises where no network keeps the limits, before anything is written
-    begin(settings, project)
-    return Prepared(
-        settings, Study(settings, space, free, project), dataset, split(dataset, settings.seed), table, device
-    )
+    begin(settings)
+    return Prepared(settings, Study(settings, space, free), dataset, split(dataset, settings.seed), table, device)
 
 
-def search(
-    settings: Settings, *, project: Path | None = None, on_trial: Callable[[TrialReport], None] | None = None
-) -> Front:
+def search(settings: Settings, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
     """Run a study, or go on with one that was broken off, and return its front.
 
     Args:
         settings: what to search for.
-        project: the user's folder (the current one).
         on_trial: called after each trial.
 
     Raises:
         InputError: as in `prepare`.
     """
-    return run(prepare(settings, project), on_trial)
+    return run(prepare(settings), on_trial)
 
 
 def run(prepared: Prepared, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
@@ -94,14 +88,14 @@ def run(prepared: Prepared, on_trial: Callable[[TrialReport], None] | None = Non
         evaluator.close()
 
 
-def reopen(name: str, project: Path | None = None) -> Prepared:
+def reopen(name: str) -> Prepared:
     """A study that was begun, with its data and table as they were then.
 
     Raises:
         InputError: there is none, or its data or table have changed since.
     """
-    settings = load_settings(name, project)
-    return prepare(settings, project)
+    settings = load_settings(name)
+    return prepare(settings)
 
 
 def _with_device(limits: Limits, device: Device) -> Limits:
@@ -109,7 +103,3 @@ def _with_device(limits: Limits, device: Device) -> Limits:
     own = {name: value for name, value in files.as_mapping(device.limits).items() if value is not None}
     asked = {name: value for name, value in files.as_mapping(limits).items() if value is not None}
     return Limits(**(own | asked))
-
-
-def _cache(project: Path | None) -> Path:
-    return (project or Path()) / ".edgenas" / "cache"

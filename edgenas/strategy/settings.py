@@ -111,25 +111,25 @@ class Settings:
             raise InputError(f"trials: expected at least 1, received {self.trials}.")
 
 
-def study_folder(name: str, project: Path | None = None) -> Path:
+def study_folder(name: str) -> Path:
     """Where a study lies in the user's project."""
-    return (project or Path()) / "studies" / files.check_name("study", name)
+    return Path("studies") / files.check_name("study", name)
 
 
-def load_settings(name: str, project: Path | None = None) -> Settings:
+def load_settings(name: str) -> Settings:
     """The settings of a study that was begun.
 
     Raises:
         InputError: there is none of that name, or its file was spoiled.
     """
-    path = study_folder(name, project) / "study.toml"
+    path = study_folder(name) / "study.toml"
     if not path.is_file():
-        others = sorted(p.parent.name for p in ((project or Path()) / "studies").glob("*/study.toml"))
+        others = sorted(p.parent.name for p in Path("studies").glob("*/study.toml"))
         raise InputError(f"There is no study {name!r}. {near(name, others)}")
     return files.from_mapping(Settings, files.read_toml(path, "study"), str(path))
 
 
-def begin(settings: Settings, project: Path | None = None) -> Settings:
+def begin(settings: Settings) -> Settings:
     """Write `study.toml`, or check that a study of that name was begun with the same settings.
 
     More trials than before go on where the study ended.
@@ -137,9 +137,9 @@ def begin(settings: Settings, project: Path | None = None) -> Settings:
     Raises:
         InputError: the name is taken by a study with other settings; the differences are named.
     """
-    path = study_folder(settings.study, project) / "study.toml"
+    path = study_folder(settings.study) / "study.toml"
     if path.is_file():
-        before, now = files.as_mapping(load_settings(settings.study, project)), files.as_mapping(settings)
+        before, now = files.as_mapping(load_settings(settings.study)), files.as_mapping(settings)
         changed = [f"{key} was {before[key]!r}, now {now[key]!r}" for key in now if before[key] != now[key]]
         changed = [text for text in changed if not text.startswith("trials was")]
         if changed:

@@ -71,16 +71,13 @@ class Study:
         settings: what is searched for.
         space: where.
         free: its free objectives and limits.
-        project: the user's folder.
     """
 
-    def __init__(
-        self, settings: Settings, space: MobileSpace, free: FreeObjectives, project: Path | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, space: MobileSpace, free: FreeObjectives) -> None:
         self.settings = settings
         self.space = space
         self._free = free
-        self.folder = study_folder(settings.study, project)
+        self.folder = study_folder(settings.study)
         self.ledger = Ledger(self.folder / "ledger.jsonl")
         self._strategy = resolve_strategy(settings.strategy, settings.trials)
         self._stored = open_storage(self.folder, settings.study)
@@ -89,6 +86,15 @@ class Study:
     def front(self) -> Front:
         """The front so far."""
         return Front(points_of(self._stored))
+
+    @property
+    def points(self) -> list[Point]:
+        """Every complete trial."""
+        return points_of(self._stored)
+
+    def counts(self) -> dict[str, Any]:
+        """What became of the proposals so far; see `counts`."""
+        return counts(self._stored)
 
     def run(self, evaluator: Evaluator, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
         """Evaluate candidates until the study has as many complete trials as it was asked for.

@@ -1,0 +1,80 @@
+"""The front as rows and as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgenas.strategy import Front, Point
+
+
+def point_row(point: Point) -> dict[str, Any]:
+    """A point as the JSON of the contract."""
+    return {
+        "id": point.id,
+        "notation": point.notation,
+        "accuracy": round(point.accuracy, 5),
+        "latency_ms": round(point.latency_ms, 4),
+        "latency_interval_ms": [round(end, 4) for end in point.latency_interval_ms],
+        "arena_kb": round(point.arena_kb, 1),
+        "model_kb": round(point.model_kb, 1),
+        "peak_memory_kb": round(point.peak_memory_kb, 1),
+    }
+
+
+def front_rows(front: Front) -> list[dict[str, Any]]:
+    """All points of a front, by latency."""
+    return [point_row(point) for point in front]
+
+
+def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, limit_ms: float | None = None) -> None:
+    """Draw accuracy against latency to a .png or .svg: every candidate, the front, its intervals and the limit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), dpi=144, layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(
+        [point.latency_ms for point in points],
+        [point.accuracy * 100 for point in points],
+        s=[12 + point.peak_memory_kb / 8 for point in points],
+        color="#b8c4ce",
+        label="candidate (area: peak memory)",
+    )
+    upper = _upper_edge(front)
+    axes.step(
+        [point.latency_ms for point in upper],
+        [point.accuracy * 100 for point in upper],
+        where="post",
+        color="#0b6e99",
+        linewidth=1.2,
+    )
+    axes.errorbar(
+        [point.latency_ms for point in front],
+        [point.accuracy * 100 for point in front],
+        xerr=[
+            [point.latency_ms - point.latency_interval_ms[0] for point in front],
+            [point.latency_interval_ms[1] - point.latency_ms for point in front],
+        ],
+        fmt="o",
+        markersize=4,
+        color="#0b6e99",
+        ecolor="#7fb3c8",
+        label="Pareto front, with the interval of its latency",
+    )
+    if limit_ms is not None:
+        axes.axvline(limit_ms, color="#c0392b", linestyle="--", linewidth=1, label=f"limit {limit_ms:g} ms")
+    axes.set_xlabel("predicted latency, ms")
+    axes.set_ylabel("validation accuracy after the search's training, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _upper_edge(front: Front) -> list[Point]:
+    """The points that are best in accuracy and latency alone, memory left aside."""
+    edge: list[Point] = []
+    for point in front:
+        if not edge or point.accuracy > edge[-1].accuracy:
+            edge.append(point)
+    return edge

@@ -1,0 +1,122 @@
+"""The whole main job on this machine, as a first look: profile, search, train, ship."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.deploy import Bundle, Shipped
+from edgenas.device import Device
+from edgenas.errors import EdgeNASError, InputError
+from edgenas.evaluation.data import fetch_fashion_mnist, find_fashion_mnist
+from edgenas.evaluation.recipe import Fidelity
+from edgenas.latency.finding import find_table
+from edgenas.latency.profiler import Progress, profile
+from edgenas.latency.table import LatencyTable
+from edgenas.report import draw_front
+from edgenas.space import MobileSpace
+from edgenas.strategy import Final, Front, Limits, Point, Settings, TrialReport, load_settings, prepare, run
+from edgenas.workflow.final import ship_bundle, train
+
+STUDY = "quickstart"
+TRIALS = 12
+# The limit on latency is where this share of the space's networks keeps it.
+SHARE_KEPT = 0.4
+# Each epoch sees all of train and validation: four take two to four minutes on two cores.
+EPOCHS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What quickstart found, for printing.
+
+    Attributes:
+        data: the data set that was there.
+        table: of this machine.
+        front, picture: of the search.
+        point, bundle, shipped: what was trained, and where it runs.
+    """
+
+    data: str
+    table: LatencyTable
+    front: Front
+    picture: Path
+    point: Point
+    bundle: Bundle
+    shipped: Shipped
+
+
+def quickstart(
+    say: Callable[[str], None], progress: Progress, on_trial: Callable[[TrialReport], None] | None = None
+) -> Told:
+    """Profile this machine, search, train, ship; what is done already is not done again.
+
+    Args:
+        say: told each step in a sentence.
+        progress: called with what is done, how much of how much.
+        on_trial: called after each trial of the search.
+    """
+    data, sides = _find_data(say)
+    device = Device.load("local")
+    space = MobileSpace("tiny", (sides, sides, 1), classes=10)
+    try:
+        _, table = find_table(device, space, "int8", 1)
+        say("1/4 profile: this machine's latency table is there already")
+    except InputError:
+        say(f"1/4 profile: every layer of the space 'tiny' at {sides}x{sides}x1 (int8, one thread) on device 'local'")
+        table = profile(device, space, "int8", progress=progress)
+    settings = _settings(data, sides, space, table)
+    say(f"2/4 search: {TRIALS} networks predicted to run within {settings.limits.max_latency_ms:g} ms")
+    prepared = prepare(settings)
+    front = run(prepared, on_trial)
+    picture = Path("front.png")
+    points = prepared.study.points
+    draw_front(front, points, f"{data} on this machine", picture, settings.limits.max_latency_ms)
+    point = front.pick("best")
+    say(f"3/4 train: {point.id}, the most accurate of the front, on train and validation")
+    point, bundle = train(STUDY, point.id, progress=progress)
+    say("4/4 ship: to device 'local', checked and measured there, then made live")
+    shipped = ship_bundle(bundle.folder, "local", STUDY, progress=progress)
+    return Told(data, table, front, picture, point, bundle, shipped)
+
+
+def _find_data(say: Callable[[str], None]) -> tuple[str, int]:
+    """A data set's name and the side of its images."""
+    try:
+        find_fashion_mnist()
+    except InputError:
+        say("Fashion-MNIST is not on this machine; asking Keras' loader for it over the network")
+        try:
+            fetch_fashion_mnist()
+        except EdgeNASError as error:
+            say(f"That failed ({error}).")
+            say("USING 'digits' INSTEAD: 1,797 images of 8x8 that come with scikit-learn. Its figures are easy ones.")
+            return "digits", 16
+    return "fashion-mnist", 28
+
+
+def _settings(data: str, sides: int, space: MobileSpace, table: LatencyTable) -> Settings:
+    """The study that was begun, or a new one whose limit suits this machine."""
+    try:
+        return load_settings(STUDY)
+    except InputError:
+        drawn = space.sample(np.random.default_rng(0), 2000)
+        ends = table.estimate_codes_ms(space, drawn) / (1 - table.relative_half_width())
+        limit = float(f"{np.quantile(ends, SHARE_KEPT):.2g}")
+        fields: dict[str, Any] = {"fidelity": Fidelity(epochs=1, share=0.15)} if data == "fashion-mnist" else {}
+        return Settings(
+            study=STUDY,
+            data=data,
+            device="local",
+            table="",
+            space=space.name,
+            input_shape=(sides, sides, 1),
+            policy="fit",
+            strategy="nsga2",
+            trials=TRIALS,
+            limits=Limits(max_latency_ms=limit),
+            final=Final(epochs=EPOCHS if data == "fashion-mnist" else 40),
+            **fields,
+        )
