@@ -1,0 +1,151 @@
+"""What a bundle says of itself: pure data, written as JSON with a checksum, read strictly."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import edgenas.files as files
+from edgenas.errors import CheckFailedError, InputError
+from edgenas.evaluation.recipe import Recipe
+from edgenas.latency.table import Identity
+
+FORMAT = 1
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What was deployed: its notation, its id, and its number of classes."""
+
+    notation: str
+    id: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What must happen to an image before it is given to the model.
+
+    Attributes:
+        input_shape: [height, width, channels].
+        policy: how an image of another size is brought to it ("fit", "crop" or "pad").
+        pixels: always raw ones, 0-255: normalisation is inside the graph.
+    """
+
+    input_shape: tuple[int, int, int]
+    policy: str
+    pixels: str = "raw, 0-255"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The study that chose the network, its seed, and the candidate's id there."""
+
+    name: str
+    seed: int
+    candidate: str
+
+
+@dataclass(frozen=True)
+class TableUsed:
+    """The latency table that the choice rests on."""
+
+    name: str
+    source: str
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the network was said to cost before it was trained.
+
+    Attributes:
+        latency_ms: None without a table.
+        latency_interval_ms: holds the measured latency with probability `coverage`; None without a certificate.
+    """
+
+    latency_ms: float | None
+    latency_interval_ms: tuple[float, float] | None
+    coverage: float | None
+    arena_kb: float
+    model_kb: float
+    peak_memory_kb: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often it is right, as fractions.
+
+    Attributes:
+        float_test: of the Keras model, on the test split.
+        test, balanced, recall: of the deployed file, on the test split; recall by label, None where none was there.
+        test_interval: Wilson's, coverage 95%.
+        acceptance: of the deployed file, on the acceptance split.
+    """
+
+    float_test: float
+    test: float
+    test_interval: tuple[float, float]
+    balanced: float
+    recall: dict[str, float | None]
+    acceptance: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a bundle's `manifest.json` holds.
+
+    Attributes:
+        files: SHA-256 by name of every other file of the bundle.
+        limits: of the study, by name ("max_latency_ms" and so on); None: no limit.
+        versions: of the packages that made it.
+        created: UTC.
+    """
+
+    architecture: Network
+    precision: str
+    preprocessing: Preprocessing
+    study: Study
+    table: TableUsed | None
+    predicted: Predicted
+    limits: dict[str, float | None]
+    accuracy: Accuracy
+    recipe: Recipe
+    epochs: int
+    versions: dict[str, str]
+    created: str
+    files: dict[str, str]
+    format: int = FORMAT
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write it with its checksum."""
+    content = files.as_mapping(manifest)
+    content["checksum"] = files.sha256(files.canonical_json(content).encode())
+    files.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a bundle.
+
+    Raises:
+        InputError: missing, no JSON, or of another format.
+        CheckFailedError: changed since it was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path.parent} is no bundle: it has no {path.name}. `edgenas train STUDY` writes one."
+        ) from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"The manifest {path} cannot be read ({error}). Train the bundle again.") from None
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"The bundle {path.parent} has format {content.get('format')!r}, expected {FORMAT}. Train it again, or use "
+            "the version of EdgeNAS that wrote it."
+        )
+    if files.sha256(files.canonical_json(content).encode()) != checksum:
+        raise CheckFailedError(f"{path} was changed after it was written: its checksum does not match.")
+    return files.from_mapping(Manifest, content, str(path))
