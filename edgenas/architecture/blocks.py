@@ -217,7 +217,7 @@ class MBConv(Block):
 
     def squeezed(self, channels: int) -> int:
         """Channels inside the gate, for an input of so many."""
-        return max(4, round(channels * self.se_ratio))
+        return max(8, round(channels * self.se_ratio))
 
     def adds(self, inputs: tuple[Shape, ...]) -> bool:
         """Whether the input is added to the output."""

@@ -67,7 +67,9 @@ def _(block: MBConv, inputs: Sequence[Tensor]) -> Tensor:
     x = _activate(_normalise(x), block.activation)
     if block.se_ratio > 0:
         gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
-        gate = layers.Conv2D(block.squeezed(channels), 1, activation="relu")(gate)
+        # Biases of 1 keep the few squeezed units alive: a gate whose units are all dead has an int8 scale near 0,
+        # and XNNPACK refuses the whole model.
+        gate = layers.Conv2D(block.squeezed(channels), 1, activation="relu", bias_initializer="ones")(gate)
         gate = layers.Conv2D(x.shape[-1], 1, activation="sigmoid")(gate)
         x = layers.Multiply()([x, gate])
     x = _convolve(x, block.channels, 1, 1)

@@ -21,10 +21,7 @@ def _start_worker() -> None:
 
 
 def _convert_to(path: Path, subject: Architecture | Layer, precision: Precision) -> None:
-    if isinstance(subject, Layer):
-        content = convert_layer(subject, precision)
-    else:
-        content = convert_network(subject, precision)
+    content = convert_layer(subject, precision) if isinstance(subject, Layer) else convert_network(subject, precision)
     files.write_atomically(path, content)
 
 
