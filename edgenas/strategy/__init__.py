@@ -3,7 +3,7 @@
 from edgenas.strategy.front import Front, Point
 from edgenas.strategy.search import Prepared, prepare, reopen, run, search
 from edgenas.strategy.settings import Final, Limits, Settings, load_settings, study_folder
-from edgenas.strategy.study import Study, TrialReport, counts, open_storage, points_of
+from edgenas.strategy.study import StoredStudy, Study, TrialReport
 
 __all__ = [
     "Final",
@@ -12,12 +12,10 @@ __all__ = [
     "Point",
     "Prepared",
     "Settings",
+    "StoredStudy",
     "Study",
     "TrialReport",
-    "counts",
     "load_settings",
-    "open_storage",
-    "points_of",
     "prepare",
     "reopen",
     "run",

@@ -43,9 +43,9 @@ class Limits:
         return {name: most for name in names if (most := getattr(self, f"max_{name}")) is not None}
 
 
-def final_recipe(flip: bool = False) -> Recipe:
+def final_recipe(flip: bool = False, balance_classes: bool = False) -> Recipe:
     """The full recipe of a chosen network: smoothed labels and small shifts pay over many epochs."""
-    return Recipe(learning_rate=0.004, label_smoothing=0.05, shift=0.07, flip=flip)
+    return Recipe(learning_rate=0.004, label_smoothing=0.05, shift=0.07, flip=flip, balance_classes=balance_classes)
 
 
 @dataclass(frozen=True)

@@ -64,28 +64,18 @@ class TrialReport:
     left_s: float
 
 
-class Study:
-    """A study on disk.
+class StoredStudy:
+    """What a study has found, as it lies on disk."""
 
-    Args:
-        settings: what is searched for.
-        space: where.
-        free: its free objectives and limits.
-    """
-
-    def __init__(self, settings: Settings, space: MobileSpace, free: FreeObjectives) -> None:
-        self.settings = settings
-        self.space = space
-        self._free = free
-        self.folder = study_folder(settings.study)
+    def __init__(self, name: str) -> None:
+        self.folder = study_folder(name)
         self.ledger = Ledger(self.folder / "ledger.jsonl")
-        self._strategy = resolve_strategy(settings.strategy, settings.trials)
-        self._stored = open_storage(self.folder, settings.study)
+        self._stored = open_storage(self.folder, name)
 
     @property
     def front(self) -> Front:
         """The front so far."""
-        return Front(points_of(self._stored))
+        return Front(self.points)
 
     @property
     def points(self) -> list[Point]:
@@ -95,6 +85,23 @@ class Study:
     def counts(self) -> dict[str, Any]:
         """What became of the proposals so far; see `counts`."""
         return counts(self._stored)
+
+
+class Study(StoredStudy):
+    """A study that can go on.
+
+    Args:
+        settings: what is searched for.
+        space: where.
+        free: its free objectives and limits.
+    """
+
+    def __init__(self, settings: Settings, space: MobileSpace, free: FreeObjectives) -> None:
+        super().__init__(settings.study)
+        self.settings = settings
+        self.space = space
+        self._free = free
+        self._strategy = resolve_strategy(settings.strategy, settings.trials)
 
     def run(self, evaluator: Evaluator, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
         """Evaluate candidates until the study has as many complete trials as it was asked for.

@@ -1,0 +1,179 @@
+"""edgenas device ..., edgenas doctor."""
+
+from typing import Any
+
+import click
+
+from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, stderr, stdout
+from edgenas.errors import CheckFailedError
+
+_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]!![/]", "problem": "[red]XX[/]"}
+
+
+@click.command()
+@click.argument("device", required=False)
+@json_option
+def doctor(device: str | None, as_json: bool) -> None:
+    """Name what is wrong with this host, or with DEVICE, one line each with the remedy.
+
+    \b
+    Example: edgenas doctor pi
+    """
+    from edgenas.workflow import examine
+
+    found = examine(device)
+    if as_json:
+        print_json({"findings": [{"level": f.level, "what": f.what, "remedy": f.remedy} for f in found]})
+    else:
+        for finding in found:
+            stdout.print(f"{_MARKS[finding.level]} ", end="")
+            stdout.print(finding.what + (f" -> {finding.remedy}" if finding.remedy else ""), markup=False)
+    problems = sum(finding.level == "problem" for finding in found)
+    if problems:
+        raise CheckFailedError(f"{problems} problem(s) found.")
+
+
+@click.group()
+def device() -> None:
+    """Devices: add, list, show, trust, setup, remove.
+
+    \b
+    Example: edgenas device add pi ssh://pi@192.168.1.20
+    """
+
+
+@device.command()
+@click.argument("name")
+@click.argument("url")
+@click.option("--identity-file", help="Your private key for it; its path is kept, never the key.")
+@click.option("--runtime", type=click.Choice(["ai-edge-litert", "tflite-runtime"]), default="ai-edge-litert")
+@click.option("--python", help="The interpreter on the device (found by itself otherwise).")
+@click.option("--folder", default=".edgenas", show_default=True, help="Work folder on the device.")
+@json_option
+def add(
+    name: str, url: str, identity_file: str | None, runtime: Any, python: str | None, folder: str, as_json: bool
+) -> None:
+    """Write devices/NAME.toml. URL: local:, ssh://user@host:port or adb:SERIAL.
+
+    \b
+    Example: edgenas device add pi ssh://pi@192.168.1.20 --identity-file ~/.ssh/id_ed25519
+    """
+    from edgenas.device import Device, Runtime
+
+    made = Device(name, url, identity_file=identity_file, folder=folder, runtime=Runtime(runtime, python))
+    path = made.save()
+    if as_json:
+        print_json({"device": name, "file": str(path)})
+    else:
+        stdout.print(f"{path} written.", markup=False)
+        if made.address.kind == "ssh":
+            stdout.print(f"Next: edgenas device trust {name}; edgenas device setup {name}", markup=False)
+
+
+@device.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the devices: yours, and those that came with EdgeNAS.
+
+    \b
+    Example: edgenas device list
+    """
+    from edgenas.device import list_devices
+
+    rows = [(d.name, d.url, d.runtime.package, "pinned" if d.host_key else "-") for d in list_devices()]
+    if as_json:
+        print_json({"devices": [dict(zip(("name", "url", "runtime", "host_key"), row, strict=True)) for row in rows]})
+    else:
+        print_table(("name", "url", "runtime", "host key"), rows)
+
+
+@device.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what is written down of NAME.
+
+    \b
+    Example: edgenas device show pi
+    """
+    from edgenas.device import Device, fingerprint
+
+    found = Device.load(name)
+    pairs = {
+        "name": found.name,
+        "url": found.url,
+        "host key": fingerprint(found.host_key) if found.host_key else "not pinned",
+        "identity file": found.identity_file or "-",
+        "runtime": found.runtime.package,
+        "python": found.runtime.python or "found by itself",
+        "work folder": found.folder,
+    }
+    if as_json:
+        print_json({key.replace(" ", "_"): value for key, value in pairs.items()})
+    else:
+        print_pairs(pairs)
+
+
+@device.command()
+@click.argument("name")
+@click.option("--fingerprint", help="SHA256:... that the host key must have; then nothing is asked.")
+@json_option
+def trust(name: str, fingerprint: str | None, as_json: bool) -> None:
+    """Pin the host key of NAME: its fingerprint is shown, and you say whether it is the device's.
+
+    \b
+    Example: edgenas device trust pi --fingerprint SHA256:uNiVztksCsDhcc0u9e8BrrJXVGDnLp0
+    """
+    from edgenas.device import Device
+    from edgenas.device import fingerprint as fingerprint_of
+    from edgenas.device import trust as pin
+
+    def confirm(shown: str) -> bool:
+        return click.confirm(f"{name} shows the host key {shown}. Is that the device's?", err=True)
+
+    pinned = pin(Device.load(name), fingerprint, confirm)
+    shown = fingerprint_of(pinned.host_key or "")
+    if as_json:
+        print_json({"device": name, "fingerprint": shown})
+    else:
+        stdout.print(f"{name}: host key {shown} pinned.", markup=False)
+
+
+@device.command()
+@click.argument("name")
+@click.option("--offline", is_flag=True, help="Send the wheels from this host; the device's network is not used.")
+@json_option
+def setup(name: str, offline: bool, as_json: bool) -> None:
+    """Install the TFLite runtime on NAME, in an environment of its own, and show that it imports.
+
+    \b
+    Example: edgenas device setup pi
+    """
+    from edgenas.device import Device
+    from edgenas.device import setup as install
+
+    found = Device.load(name)
+    info = install(found, lambda line: stderr.print(line, markup=False), offline)
+    version = info.runtime(found.runtime.package).version
+    if as_json:
+        print_json({"device": name, "runtime": found.runtime.package, "version": version, "python": info.python})
+    else:
+        stdout.print(f"{name}: {found.runtime.package} {version} runs on Python {info.python}.", markup=False)
+
+
+@device.command()
+@click.argument("name")
+@json_option
+def remove(name: str, as_json: bool) -> None:
+    """Forget NAME. What lies on the device stays there.
+
+    \b
+    Example: edgenas device remove pi
+    """
+    from edgenas.device import remove as forget
+
+    forget(name)
+    if as_json:
+        print_json({"removed": name})
+    else:
+        stdout.print(f"{name} forgotten.", markup=False)

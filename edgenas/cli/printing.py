@@ -1,0 +1,71 @@
+"""What all commands share: JSON on stdout, everything else on stderr, progress."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+stderr = Console(stderr=True, soft_wrap=True)
+stdout = Console(soft_wrap=True, highlight=False)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+
+
+class Shape(click.ParamType[tuple[int, int, int]]):
+    """HEIGHTxWIDTHxCHANNELS, such as 28x28x1."""
+
+    name = "HxWxC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """The three sizes."""
+        if isinstance(value, tuple):
+            return value
+        sizes = str(value).lower().split("x")
+        if len(sizes) != 3 or not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
+            self.fail(f"expected HEIGHTxWIDTHxCHANNELS such as 28x28x1, received {value!r}.", param, ctx)
+        return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def print_json(value: Any) -> None:
+    """The command's result, the only thing on stdout under --json."""
+    click.echo(json.dumps(value, allow_nan=False))
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """Rows for people; numbers to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    stdout.print(table)
+
+
+def print_pairs(pairs: Mapping[str, Any]) -> None:
+    """Names and values, one a line."""
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        stdout.print(f"{name.ljust(width)}  {value}", markup=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (what is being done, done, of how much) that draws a bar for each thing that is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=stderr, transient=True) as bars:
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+                if not stderr.is_terminal:
+                    stderr.print(f"{what} ...", markup=False)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show

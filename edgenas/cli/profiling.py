@@ -1,0 +1,186 @@
+"""edgenas profile, table ..., measure."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stdout
+
+
+@click.command()
+@click.argument("device")
+@click.option("--space", type=click.Choice(["tiny", "standard"]), default="tiny", show_default=True)
+@click.option("--input", "input_shape", type=Shape(), required=True, help="Of the models, such as 28x28x1.")
+@click.option("--precision", type=click.Choice(["float32", "int8"]), default="int8", show_default=True)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--activation", type=click.Choice(["relu", "relu6", "hardswish"]), default="relu6", show_default=True)
+@click.option("--classes", type=click.IntRange(2), multiple=True, help="Also for this number (2 to 1000 are covered).")
+@click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
+@json_option
+def profile(
+    device: str,
+    space: str,
+    input_shape: tuple[int, int, int],
+    precision: Any,
+    threads: int,
+    activation: Any,
+    classes: tuple[int, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Measure every layer of a space on DEVICE: a latency table with a certificate.
+
+    A profile that was cut goes on where it was.
+
+    \b
+    Example: edgenas profile pi --space tiny --input 28x28x1 --precision int8 --threads 1
+    """
+    from edgenas.device import Device
+    from edgenas.latency import profiler
+    from edgenas.space import MobileSpace
+
+    target = Device.load(device)
+    room = MobileSpace(space, input_shape, 10, activation)
+    counts = (*profiler.CLASSES, *classes)
+    plan = profiler.plan_profile(room, classes=counts)
+    name = profiler.table_name(target, room, precision, threads)
+    if dry_run:
+        found = {"table": name, "layers": len(plan.layers), "networks": len(plan.networks), "space": f"{room.size:.3g}"}
+        print_json(found) if as_json else print_pairs(found)
+        return
+    with progress_bars() as progress:
+        table = profiler.profile(target, room, precision, threads, classes=counts, progress=progress)
+    certificate = table.certificate.summary() if table.certificate else None
+    result = {
+        "table": name,
+        "entries": len(table.entries),
+        "wall_s": table.provenance["wall_s"],
+        "device_busy_s": table.provenance["device_busy_s"],
+        "certificate": certificate,
+    }
+    print_json(result) if as_json else _print_table_summary(name, table)
+
+
+@click.group()
+def table() -> None:
+    """Latency tables: list, show.
+
+    \b
+    Example: edgenas table list
+    """
+
+
+@table.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the latency tables: yours, and those that came with EdgeNAS.
+
+    \b
+    Example: edgenas table list
+    """
+    from edgenas.errors import EdgeNASError
+    from edgenas.latency.table import LatencyTable, table_names
+
+    rows: list[dict[str, Any]] = []
+    for name in table_names():
+        try:
+            found = LatencyTable.load(name)
+        except EdgeNASError as error:
+            rows.append({"table": name, "error": str(error)})
+            continue
+        identity, certificate = found.identity, found.certificate
+        rows.append(
+            {
+                "table": name,
+                "device": identity.device,
+                "runtime": f"{identity.runtime} {identity.runtime_version}",
+                "precision": identity.precision,
+                "threads": identity.threads,
+                "layers": len(found.entries),
+                "within_10_percent": certificate.summary()["within_10_percent"] if certificate else None,
+            }
+        )
+    if as_json:
+        print_json({"tables": rows})
+    elif rows:
+        heads = ("table", "device", "runtime", "precision", "threads", "layers", "within_10_percent", "error")
+        print_table(heads, [[row.get(head, "") for head in heads] for row in rows])
+    else:
+        stdout.print("No latency table yet. Make one: edgenas profile local --space tiny --input 28x28x1")
+
+
+@table.command()
+@click.argument("name", metavar="TABLE")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what a TABLE was measured on and how well it predicts.
+
+    \b
+    Example: edgenas table show local-tiny-28x28x1-int8-t1
+    """
+    import edgenas.files as files
+    from edgenas.latency.table import LatencyTable
+
+    found = LatencyTable.load(name)
+    if as_json:
+        certificate = found.certificate.summary() if found.certificate else None
+        identity = files.as_mapping(found.identity)
+        print_json({"table": name, "source": found.source, "identity": identity, "entries": len(found.entries),
+                    "certificate": certificate, "provenance": found.provenance})  # fmt: skip
+    else:
+        _print_table_summary(name, found)
+
+
+def _print_table_summary(name: str, table: Any) -> None:
+    identity, certificate = table.identity, table.certificate
+    pairs = {
+        "table": name,
+        "device": f"{identity.device} ({identity.cpu}; fingerprint {identity.fingerprint})",
+        "runtime": f"{identity.runtime} {identity.runtime_version}, {identity.delegate}, {identity.threads} thread(s)",
+        "precision": identity.precision,
+        "layers": len(table.entries),
+        "source": table.source,
+    }
+    if "wall_s" in table.provenance:
+        pairs["took"] = f"{table.provenance['wall_s']} s, the device busy for {table.provenance['device_busy_s']} s"
+    if certificate is None:
+        pairs["certificate"] = "NONE: its predictions were never checked"
+    else:
+        found = certificate.summary()
+        pairs["certificate"] = (
+            f"{found['networks']} networks that took no part: {found['within_5_percent']:.0%} within 5%, "
+            f"{found['within_10_percent']:.0%} within 10%, mean error {found['mape']:.1%} "
+            f"(repeating a measurement: {found['noise_floor']:.1%}), rank correlation {found['spearman']:.3f}"
+        )
+    print_pairs(pairs)
+
+
+@click.command()
+@click.argument("model", metavar="MODEL.tflite", type=click.Path(path_type=Path))
+@click.argument("device")
+@click.option("--runs", type=click.IntRange(10, 100_000), default=200, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@json_option
+def measure(model: Path, device: str, runs: int, threads: int, as_json: bool) -> None:
+    """Measure any MODEL.tflite on DEVICE: latency and memory.
+
+    \b
+    Example: edgenas measure model.tflite pi
+    """
+    from edgenas.device import Device
+    from edgenas.latency.measuring import measure_file
+
+    result = measure_file(model, Device.load(device), runs, threads)
+    if as_json:
+        print_json(result)
+    else:
+        times = result["latency_ms"]
+        print_pairs(
+            {
+                "latency": f"median {times['median']:.3f} ms (95%: {times['ci95'][0]:.3f} to {times['ci95'][1]:.3f}), "
+                f"p90 {times['p90']:.3f}, p99 {times['p99']:.3f}, the first {times['first']:.3f}",
+                "load": f"{result['load_ms']:.2f} ms",
+                "memory": f"peak RSS grew by {result['peak_rss_growth_kb']} kB",
+            }
+        )

@@ -1,0 +1,204 @@
+"""edgenas search, pareto, report."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgenas.cli.printing import Shape, json_option, print_json, print_table, stderr, stdout
+
+
+@click.command()
+@click.option("--study", required=True, help="Its name; the same name goes on with it.")
+@click.option("--data", required=True, help="A folder with a sub-folder a class, an .npz, fashion-mnist or digits.")
+@click.option("--device", required=True)
+@click.option("--space", type=click.Choice(["tiny", "standard"]), default="tiny", show_default=True)
+@click.option("--input", "input_shape", type=Shape(), required=True, help="Of the models, such as 28x28x1.")
+@click.option("--precision", type=click.Choice(["float32", "int8"]), default="int8", show_default=True)
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--activation", type=click.Choice(["relu", "relu6", "hardswish"]), default="relu6", show_default=True)
+@click.option("--table", default="", help="The latency table, where more than one fits.")
+@click.option("--policy", type=click.Choice(["fit", "crop", "pad"]), default="pad", show_default=True,
+              help="How an image of another size is brought to the input.")  # fmt: skip
+@click.option("--group-pattern", help="Regular expression on paths; its first group stays in one split.")
+@click.option("--metric", type=click.Choice(["accuracy", "balanced_accuracy"]), default="accuracy", show_default=True)
+@click.option("--strategy", type=click.Choice(["auto", "random", "nsga2", "tpe"]), default="auto", show_default=True)
+@click.option("--evaluator", type=click.Choice(["train"]), default="train", show_default=True)
+@click.option("--trials", type=click.IntRange(1), default=50, show_default=True, help="Candidates to evaluate.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--max-latency-ms", type=float)
+@click.option("--max-peak-memory-kb", type=float)
+@click.option("--max-arena-kb", type=float)
+@click.option("--max-model-kb", type=float)
+@click.option("--coverage", type=float, default=0.9, show_default=True, help="Of the latency's interval.")
+@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Of a candidate's training.")
+@click.option("--share", type=float, default=1.0, show_default=True, help="Of the training images, for a candidate.")
+@click.option("--scale", type=float, default=1.0, show_default=True, help="Of the input's sides, for a candidate.")
+@click.option("--balance-classes", is_flag=True, help="Weight the loss so that every class counts the same.")
+@click.option("--flip", is_flag=True, help="A mirrored image keeps its class: mirror at random.")
+@click.option("--final-epochs", type=click.IntRange(1), default=12, show_default=True, help="Of the chosen network.")
+@click.option("--dry-run", is_flag=True, help="Check data, table and limits, say how much is to do, and stop.")
+@json_option
+def search(as_json: bool, dry_run: bool, **given: Any) -> None:
+    """Search for the most accurate networks that keep the limits on DEVICE.
+
+    Killed or interrupted, the same command goes on where it was.
+
+    \b
+    Example: edgenas search --study shoes --data ./images --device pi --input 96x96x3 --space standard \\
+                            --max-latency-ms 20 --trials 50
+    """
+    from edgenas.strategy import prepare, run
+
+    prepared = prepare(_settings(given))
+    counts = prepared.study.counts()
+    left_out = [f"left out: {path}: {why}" for path, why in prepared.dataset.left_out[:5]]
+    for note in (*prepared.dataset.notes, *left_out):
+        stderr.print(note, markup=False)
+    if dry_run:
+        found = {"study": given["study"], "data": repr(prepared.dataset), "table": prepared.settings.table,
+                 "trials_done": counts["complete"], "trials": given["trials"], "splits": prepared.splits.sizes()}  # fmt: skip
+        print_json(found) if as_json else stdout.print(found)
+        return
+    with _Trials(given["trials"], counts["complete"]) as trials:
+        run(prepared, trials.show)
+    _show_front(prepared.settings, prepared.study, as_json)
+
+
+def _settings(given: dict[str, Any]) -> Any:
+    from edgenas.evaluation.recipe import Fidelity, Recipe
+    from edgenas.strategy import Final, Limits, Settings
+    from edgenas.strategy.settings import final_recipe
+
+    def take(*names: str) -> dict[str, Any]:
+        return {name: given.pop(name) for name in names}
+
+    balance, flip = given.pop("balance_classes"), given.pop("flip")
+    epochs = given.pop("final_epochs")
+    return Settings(
+        limits=Limits(
+            **take("max_latency_ms", "max_peak_memory_kb", "max_arena_kb", "max_model_kb", "coverage"),
+        ),
+        fidelity=Fidelity(**take("epochs", "share", "scale")),
+        recipe=Recipe(balance_classes=balance, flip=flip),
+        final=Final(epochs, final_recipe(flip=flip, balance_classes=balance)),
+        **given,
+    )
+
+
+class _Trials:
+    """One bar for the search: trials done, the best so far, time left."""
+
+    def __init__(self, total: int, done: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._bars = Progress(
+            TextColumn("searching"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[said]}"),
+            console=stderr,
+        )
+        self._task = self._bars.add_task("searching", total=total, completed=done, said="")
+
+    def __enter__(self) -> "_Trials":
+        self._bars.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._bars.__exit__(*exc)
+
+    def show(self, report: Any) -> None:
+        best = f"best {report.best.accuracy:.1%}, {report.best.latency_ms:.3f} ms" if report.best else ""
+        left = (
+            f"about {report.left_s / 60:.0f} min left" if report.left_s >= 60 else f"about {report.left_s:.0f} s left"
+        )
+        self._bars.update(self._task, completed=report.complete, said=f"{best}, {left}")
+        if report.error is not None:
+            stderr.print(f"trial {report.number} failed: {report.error}", markup=False)
+        elif not stderr.is_terminal:
+            point = report.point
+            stderr.print(
+                f"trial {report.number} ({report.complete}/{report.trials}): {point.id} {point.accuracy:.1%}, "
+                f"{point.latency_ms:.3f} ms, {point.peak_memory_kb:.0f} kB; {best}; {left}",
+                markup=False,
+            )
+
+
+@click.command()
+@click.argument("study")
+@click.option("--picture", type=click.Path(path_type=Path), help="Where to draw it (studies/STUDY/front.png).")
+@json_option
+def pareto(study: str, picture: Path | None, as_json: bool) -> None:
+    """Show the front of STUDY as a table and a picture.
+
+    \b
+    Example: edgenas pareto shoes
+    """
+    settings, found = _open(study)
+    _show_front(settings, found, as_json, picture)
+
+
+@click.command()
+@click.argument("study")
+@click.option("--to", type=click.Path(path_type=Path), help="The page (studies/STUDY/report.html).")
+@json_option
+def report(study: str, to: Path | None, as_json: bool) -> None:
+    """Write STUDY as one HTML page: its question, its front, what it cost.
+
+    \b
+    Example: edgenas report shoes
+    """
+    from edgenas.report import write_page
+
+    settings, found = _open(study)
+    path = to or found.folder / "report.html"
+    write_page(settings, found.front, found.points, found.counts(), path)
+    print_json({"report": str(path)}) if as_json else stdout.print(f"{path} written.", markup=False)
+
+
+def _open(study: str) -> tuple[Any, Any]:
+    """Settings and results of a study; neither its data nor its device are needed to look at it."""
+    from edgenas.strategy import StoredStudy, load_settings
+
+    return load_settings(study), StoredStudy(study)
+
+
+def _show_front(settings: Any, study: Any, as_json: bool, picture: Path | None = None) -> None:
+    from edgenas.report import draw_front, front_rows
+
+    front, counts = study.front, study.counts()
+    path = picture or study.folder / "front.png"
+    title = f"{settings.study}: {settings.data} on {settings.device}, {settings.precision}"
+    if len(front):
+        draw_front(front, study.points, title, path, settings.limits.max_latency_ms)
+    if as_json:
+        trials = {name: counts[name] for name in ("complete", "infeasible", "failed", "duplicate")}
+        cost = {"training_s": counts["seconds"], "proposals": counts["proposals"]}
+        print_json({"study": settings.study, "front": front_rows(front), "trials": trials, "cost": cost})
+        return
+    print_front(front, path)
+    stdout.print(
+        f"{counts['complete']} networks evaluated in {counts['seconds']:.0f} s of training; {counts['infeasible']} "
+        f"proposals over a limit and {counts['duplicate']} repeated ones never were; {counts['failed']} failed.",
+        markup=False,
+    )
+
+
+def print_front(front: Any, picture: Path) -> None:
+    """The front for people."""
+    heads = ("id", "accuracy", "latency ms", "interval ms", "arena kB", "model kB", "peak kB")
+    rows = [
+        (
+            point.id,
+            f"{point.accuracy:.1%}",
+            f"{point.latency_ms:.3f}",
+            "{:.3f} - {:.3f}".format(*point.latency_interval_ms),
+            f"{point.arena_kb:.0f}",
+            f"{point.model_kb:.0f}",
+            f"{point.peak_memory_kb:.0f}",
+        )
+        for point in front
+    ]
+    print_table(heads, rows)
+    stdout.print(f"The picture: {picture}", markup=False)
