@@ -56,8 +56,14 @@ def search(as_json: bool, dry_run: bool, **given: Any) -> None:
     for note in (*prepared.dataset.notes, *left_out):
         stderr.print(note, markup=False)
     if dry_run:
-        found = {"study": given["study"], "data": repr(prepared.dataset), "table": prepared.settings.table,
-                 "trials_done": counts["complete"], "trials": given["trials"], "splits": prepared.splits.sizes()}  # fmt: skip
+        found = {
+            "study": given["study"],
+            "data": repr(prepared.dataset),
+            "splits": prepared.splits.sizes(),
+            "table": prepared.settings.table,
+            "trials_done": counts["complete"],
+            "trials": given["trials"],
+        }
         print_json(found) if as_json else stdout.print(found)
         return
     with _Trials(given["trials"], counts["complete"]) as trials:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
-from edgenas.model.convert import Precision, convert_layer, convert_network
+from edgenas.model.convert import Precision, convert_layer, convert_network, converter_version
 
 
 def _start_worker() -> None:
@@ -39,6 +39,7 @@ class ConversionPool:
     def __init__(self, folder: Path, precision: Precision, workers: int | None = None) -> None:
         self._folder = folder
         self._precision = precision
+        self._version = converter_version()
         # Spawned, not forked: TensorFlow does not survive a fork.
         self._pool = ProcessPoolExecutor(
             max_workers=workers or min(os.cpu_count() or 1, 8),
@@ -56,7 +57,7 @@ class ConversionPool:
         """Begin converting; each subject's path, and the future that says it is there (None: it is already)."""
         jobs: list[tuple[Path, Future[None] | None]] = []
         for subject in subjects:
-            name = files.sha256(f"{subject} {self._precision}".encode())[:20]
+            name = files.sha256(f"{subject} {self._precision} {self._version}".encode())[:20]
             path = self._folder / f"{name}.tflite"
             if path.exists():
                 jobs.append((path, None))
