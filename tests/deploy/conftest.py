@@ -119,7 +119,7 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
 def table_of() -> Callable[..., LatencyTable]:
     """A table of a device that says SMALL takes `predicted_us`, give or take 40%."""
 
-    def make(device: Device, predicted_us: float, **identity: Any) -> LatencyTable:
+    def make(device: Device, predicted_us: float, /, **identity: Any) -> LatencyTable:
         with connect(device) as connection, connection.open_agent() as agent:
             info, version = agent.info, agent.runtime_version(device.runtime.package)
         fields = {

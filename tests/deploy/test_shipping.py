@@ -1,0 +1,231 @@
+"""A bundle goes live only when all is well on the device; otherwise the old model stays, and the message says why."""
+
+import dataclasses
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board import Board, Proxy
+from conftest import on_board
+
+import edgenas.files as files
+from edgenas.deploy import Bundle, Samples, deployed, rollback, ship
+from edgenas.device import Device, Limits
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.latency.table import LatencyTable
+
+Rewritten = Callable[..., Bundle]
+TableOf = Callable[..., LatencyTable]
+
+
+def models(device: Device) -> Path:
+    """Where a device of these tests keeps its models: they are all on this machine."""
+    return Path(device.folder) / "models"
+
+
+def live(device: Device) -> int | None:
+    found = deployed(device)
+    return found[0].release if found else None
+
+
+def nothing_left_over(device: Device, name: str = "digits") -> bool:
+    return not list((models(device) / name).glob(".staging-*"))
+
+
+def test_from_a_bundle_to_a_live_model_and_back(device: Device, bundle: Bundle, table_of: TableOf) -> None:
+    first = ship(bundle, device, "digits")
+    assert (first.active, first.previous, first.dry_run) == (1, None, False)
+    assert first.agreement_on_device == 1.0, "the same runtime on the same processor"
+    assert first.largest_difference == 0
+    assert 0 < first.latency_ms["median"] <= first.latency_ms["p90"]
+    assert (first.promise, first.promise_kept) == ("unbacked", None)
+    released = models(device) / "digits" / "current"
+    assert sorted(path.name for path in released.iterdir()) == ["labels.txt", "manifest.json", "model.tflite"]
+    assert files.sha256(released / "model.tflite") == bundle.manifest.files["model.tflite"]
+
+    second = ship(bundle, device, "digits", table=table_of(device, 1e6))
+    assert (second.active, second.previous) == (2, 1)
+    assert (second.promise, second.promise_kept) == ("kept", True)
+    assert second.normalised_ms == pytest.approx(0.01, rel=0.5), "the reference is the same network: 10 us"
+    assert second.predicted_ms == pytest.approx(1000)
+    assert [(check.name, check.passed) for check in second.checks] == [
+        ("hashes", True), ("agreement", True), ("promise", True)
+    ]  # fmt: skip
+
+    found = deployed(device)[0]
+    assert (found.name, found.release, found.previous) == ("digits", 2, 1)
+    assert found.record is not None
+    assert found.record["test_accuracy"] == bundle.manifest.accuracy.test
+    back = rollback(device, "digits")
+    assert (back.active, back.previous) == (1, 2)
+    assert live(device) == 1
+    with pytest.raises(CheckFailedError, match="no earlier release"):
+        rollback(device, "digits")
+    assert files.as_mapping(second)["latency_ms"] == second.latency_ms, "it can be written as JSON"
+
+
+def test_a_promise_that_is_not_kept_is_said(local: Device, bundle: Bundle, table_of: TableOf) -> None:
+    shipped = ship(bundle, local, "digits", table=table_of(local, 0.01))
+    assert (shipped.active, shipped.promise, shipped.promise_kept) == (1, "broken", False)
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        ({"fingerprint": "0" * 12}, "another device or system"),
+        ({"runtime_version": "1.0"}, r"measured with ai-edge-litert 1\.0"),
+        ({"cores": (0,)}, "measured on cores"),
+    ],
+)
+def test_a_table_of_something_else_backs_no_promise(
+    local: Device, bundle: Bundle, table_of: TableOf, identity: dict[str, Any], words: str
+) -> None:
+    shipped = ship(bundle, local, "digits", table=table_of(local, 1e6, **identity), dry_run=True)
+    assert (shipped.promise, shipped.promise_kept) == ("unbacked", None)
+    promise = next(check for check in shipped.checks if check.name == "promise")
+    assert re.search(words, promise.detail)
+
+
+def test_a_table_without_a_certificate_or_the_layers_backs_no_promise(
+    local: Device, bundle: Bundle, table_of: TableOf
+) -> None:
+    table = table_of(local, 1e6)
+    for changed, words in (
+        (dataclasses.replace(table, certificate=None), "no certificate"),
+        (dataclasses.replace(table, entries=dict(list(table.entries.items())[:-1])), "lacks 1 layers"),
+    ):
+        shipped = ship(bundle, local, "digits", table=changed, dry_run=True)
+        assert shipped.promise == "unbacked"
+        assert words in shipped.checks[-1].detail
+
+
+def test_a_table_of_another_precision_or_device_is_refused(local: Device, bundle: Bundle, table_of: TableOf) -> None:
+    with pytest.raises(InputError, match="precision float32, wanted is int8"):
+        ship(bundle, local, "digits", table=table_of(local, 1.0, precision="float32"))
+    with pytest.raises(InputError, match="device other, wanted is here"):
+        ship(bundle, local, "digits", table=table_of(local, 1.0, device="other"))
+
+
+def test_a_dry_run_changes_nothing(local: Device, bundle: Bundle) -> None:
+    ship(bundle, local, "digits")
+    shipped = ship(bundle, local, "digits", dry_run=True)
+    assert (shipped.active, shipped.previous, shipped.dry_run) == (1, 1, True)
+    assert shipped.agreement_on_device == 1.0
+    assert live(local) == 1
+    assert nothing_left_over(local)
+
+
+def test_private_samples_stay_out(local: Device, bundle: Bundle, tmp_path: Path) -> None:
+    private = Bundle.write(tmp_path / "b", bundle.manifest, bundle.model_path.read_bytes(), bundle.labels, None)
+    shipped = ship(private, local, "digits")
+    assert (shipped.active, shipped.agreement_on_device) == (1, None)
+    assert next(check for check in shipped.checks if check.name == "agreement").passed is None
+
+
+def test_a_simulated_table_is_refused(
+    local: Device, bundle: Bundle, rewritten: Rewritten, table_of: TableOf, tmp_path: Path
+) -> None:
+    table = dataclasses.replace(table_of(local, 1.0), source="simulated")
+    with pytest.raises(CheckFailedError, match="latency table given that is simulated"):
+        ship(bundle, local, "digits", table=table)
+    from edgenas.deploy.manifest import TableUsed
+
+    resting = rewritten(bundle, tmp_path, table=TableUsed("t", "simulated", table.identity))
+    with pytest.raises(CheckFailedError, match="bundle rests on a latency table that is simulated"):
+        ship(resting, local, "digits")
+    assert not models(local).exists()
+
+
+def test_a_hash_that_does_not_match_is_refused(
+    device: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    ship(bundle, device, "digits")
+    torn = rewritten(bundle, tmp_path)
+    content = bytearray(torn.model_path.read_bytes())
+    content[len(content) // 2] ^= 1
+    torn.model_path.write_bytes(content)
+    with pytest.raises(CheckFailedError, match=r"model\.tflite: expected sha256.*still live: release 1 of 'digits'"):
+        ship(torn, device, "digits")
+    assert live(device) == 1
+    assert nothing_left_over(device)
+
+
+def test_other_answers_than_the_hosts_are_refused(local: Device, bundle: Bundle, tmp_path: Path) -> None:
+    ship(bundle, local, "digits")
+    assert bundle.samples is not None
+    wrong = Samples(bundle.samples.images, bundle.samples.labels, 255 - bundle.samples.outputs)
+    content = bundle.model_path.read_bytes()
+    other = Bundle.write(tmp_path / "b", bundle.manifest, content, bundle.labels, wrong)
+    with pytest.raises(
+        CheckFailedError, match=r"same class as on the host on .* at least 98%.*old model is still live"
+    ):
+        ship(other, local, "digits")
+    assert live(local) == 1
+    assert nothing_left_over(local)
+
+
+def test_slower_than_its_limit_is_refused(device: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    ship(bundle, device, "digits")
+    limited = rewritten(bundle, tmp_path, limits={"max_latency_ms": 1e-6})
+    words = r"slower than its limit: .* ms measured, at most 1e-06 ms allowed.*still live: release 1"
+    with pytest.raises(CheckFailedError, match=words):
+        ship(limited, device, "digits")
+    assert live(device) == 1
+    assert nothing_left_over(device)
+
+
+def test_the_devices_own_limit_holds_too_and_nothing_was_live(local: Device, bundle: Bundle) -> None:
+    strict = dataclasses.replace(local, limits=Limits(max_latency_ms=1e-6))
+    with pytest.raises(CheckFailedError, match=r"slower than its limit.*Nothing was put live"):
+        ship(bundle, strict, "digits")
+    assert deployed(local) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs root, to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_no_room_is_refused(small_disk: Path, bundle: Bundle, big_bundle: Bundle) -> None:
+    device = Device("here", "local:", folder=str(small_disk / "work"))
+    ship(bundle, device, "digits")
+    with pytest.raises(CheckFailedError, match=r"needs 1\.\d MB and 1 MB to spare.*\d MB free.*still live: release 1"):
+        ship(big_bundle, device, "digits")
+    assert live(device) == 1
+    assert nothing_left_over(device)
+
+
+def test_a_link_cut_in_mid_upload_leaves_the_old_model(
+    board: Board, bundle: Bundle, big_bundle: Bundle, tmp_path: Path
+) -> None:
+    direct = on_board(board, tmp_path / "work")
+    ship(bundle, direct, "digits")
+    sent = []
+    with Proxy(board.port) as proxy:
+        proxy.cut_after = 200_000  # the agent is there already: this is within the model's 1.2 MB
+        with pytest.raises(DeviceError, match=r"the link broke.*The old model is still live: release 1 of 'digits'"):
+            through = on_board(board, tmp_path / "work", proxy.port)
+            ship(big_bundle, through, "digits", progress=lambda what, done, of: sent.append((what, done)))
+    assert sent == [("sending", 0)]
+    assert live(direct) == 1
+    shipped = ship(big_bundle, direct, "digits")
+    assert (shipped.active, shipped.previous) == (2, 1)
+    assert nothing_left_over(direct)
+
+
+def test_names_are_checked_before_anything_is_sent(local: Device, bundle: Bundle) -> None:
+    for call in (lambda: ship(bundle, local, "../x"), lambda: rollback(local, "../x")):
+        with pytest.raises(InputError, match="is no name for a model"):
+            call()
+    with pytest.raises(InputError, match="no model 'digits' was ever put"):
+        rollback(local, "digits")
+    assert deployed(local) == []
