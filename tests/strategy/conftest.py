@@ -1,0 +1,73 @@
+"""A space, a table whose costs are made up (and say so), and an evaluator that is quick and deterministic."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgenas.evaluation.evaluator import Evaluated
+from edgenas.evaluation.recipe import Candidate
+from edgenas.latency.table import Certificate, Entry, Identity, LatencyTable, Network
+from edgenas.space import MobileSpace
+from edgenas.strategy import Limits, Settings, Study
+from edgenas.strategy.objectives import FreeObjectives
+
+
+class Formula:
+    """Accuracy from a formula: larger networks do better, with a wobble of the architecture's own."""
+
+    name = "formula"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluated]:
+        self.seen += [candidate.architecture.id for candidate in candidates]
+        return [Evaluated(values(candidate), None, 0.0) for candidate in candidates]
+
+    def close(self) -> None:
+        pass
+
+
+def values(candidate: Candidate) -> dict[str, object]:
+    wobble = int(candidate.architecture.id, 16) % 1000 / 1e5
+    accuracy = 1 - 1 / float(np.log(candidate.architecture.macs)) + wobble
+    return {"accuracy": accuracy, "balanced_accuracy": accuracy, "recall": [accuracy], "n": 100}
+
+
+@pytest.fixture(scope="session")
+def space() -> MobileSpace:
+    return MobileSpace("tiny", (28, 28, 1), 10)
+
+
+@pytest.fixture(scope="session")
+def table(space: MobileSpace) -> LatencyTable:
+    identity = Identity("board", "f" * 12, "made up", "ai-edge-litert", "2.3", "XNNPACK", 1, None, "int8", "none")
+    entries = {layer: Entry(1 + layer.macs / 1e4 * (5 if "_k7_" in str(layer) else 1), 0.01) for layer in space.layers()}
+    drawn = space.decode_codes(space.sample(np.random.default_rng(0), 10))
+    errors = np.linspace(-0.04, 0.04, 10)
+    networks = tuple(Network(str(a), 1.0, 1.0, 1.0 + float(e)) for a, e in zip(drawn, errors, strict=True))
+    return LatencyTable(identity, "simulated", ("none", 100.0), 1.0, entries, certificate=Certificate(networks))
+
+
+@pytest.fixture(scope="session")
+def half(space: MobileSpace, table: LatencyTable) -> Limits:
+    """A limit on latency that half the space breaks."""
+    drawn = space.sample(np.random.default_rng(1), 1000)
+    ends = table.estimate_codes_ms(space, drawn) / (1 - table.relative_half_width(0.9))
+    return Limits(max_latency_ms=float(np.median(ends)))
+
+
+@pytest.fixture
+def make_study(space: MobileSpace, table: LatencyTable, half: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str = "s", strategy: str = "nsga2", trials: int = 30, limits: Limits = half, seed: int = 0) -> Study:
+        settings = Settings(
+            study=name, data="none", device="board", table="none", space="tiny", input_shape=(28, 28, 1),
+            trials=trials, strategy=strategy, limits=limits, seed=seed,
+        )  # fmt: skip
+        return Study(settings, space, FreeObjectives(space, table, "int8", limits))
+
+    return make
