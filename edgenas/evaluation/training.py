@@ -22,6 +22,7 @@ from edgenas.model import build_model
 Indices = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]  # (epochs done, loss and accuracy)
 EVALUATION_BATCH = 500
+UNDECAYED = ["gamma", "beta", "bias"]
 
 
 class TrainingError(EdgeNASError):
@@ -88,7 +89,7 @@ def train(
     model, first = _restore(checkpoint)
     if model is None:
         model = build_model(network)
-        _compile(model, recipe, steps * epochs, dataset.classes)
+        _compile(model, recipe, steps * epochs)
     weights = None
     if recipe.balance_classes:
         weights = dict(enumerate(class_weights(dataset.y[indices], dataset.classes).tolist()))
@@ -121,7 +122,7 @@ def measure(model: Any, dataset: Dataset, indices: Indices) -> dict[str, Any]:
     return metrics(dataset.y[indices], predicted, dataset.classes)
 
 
-def _compile(model: Any, recipe: Recipe, steps: int, classes: int) -> None:
+def _compile(model: Any, recipe: Recipe, steps: int) -> None:
     import keras
 
     warmup = int(recipe.warmup * steps)
@@ -132,14 +133,13 @@ def _compile(model: Any, recipe: Recipe, steps: int, classes: int) -> None:
         decay_steps=max(1, steps - warmup),
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    optimizer.exclude_from_weight_decay(var_names=UNDECAYED)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
         jit_compile=False,  # compiling takes minutes on a CPU, and the result is slower
     )
-    model.classes_of_loss = classes
 
 
 def _fitted(stream: Any, network: Architecture | None, sides: Any = None) -> Any:
@@ -175,4 +175,6 @@ def _restore(checkpoint: Path | None) -> tuple[Any, int]:
         return None, 0
     import keras
 
-    return keras.models.load_model(found[-1] / "model.keras"), int(found[-1].name[6:])
+    model = keras.models.load_model(found[-1] / "model.keras")
+    model.optimizer.exclude_from_weight_decay(var_names=UNDECAYED)  # Keras does not save it
+    return model, int(found[-1].name[6:])

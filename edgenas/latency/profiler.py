@@ -26,7 +26,7 @@ CLASSES = (2, 10, 100, 1000)
 CALIBRATION_NETWORKS = 5
 CERTIFICATE_NETWORKS = 10
 BATCH = 100
-ROUNDS = 40
+ROUNDS = 80
 # A session is good while the reference's own times stay this close: interquartile range / median.
 STEADY, HOPELESS = 0.12, 0.30
 TRIES = 5

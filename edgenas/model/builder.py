@@ -11,7 +11,7 @@ Tensor = Any  # a symbolic Keras tensor [B, height, width, channels]
 BN_MOMENTUM = 0.9  # short trainings have few steps for the statistics to settle
 
 
-def _keras() -> Any:
+def keras_on_tensorflow() -> Any:
     """Keras on TensorFlow, whatever the user's own setting is: the converter needs it."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,7 +25,7 @@ def build_model(architecture: Architecture) -> Any:
 
     Its input is the raw image, float 0-255, [B, height, width, channels]; its output one logit a class, [B, classes].
     """
-    keras = _keras()
+    keras = keras_on_tensorflow()
     inputs = keras.Input(architecture.input_shape)
     outputs: list[Tensor] = []
     for index, node in enumerate(architecture.nodes):
@@ -36,7 +36,7 @@ def build_model(architecture: Architecture) -> Any:
 
 def build_layer_model(layer: Layer) -> Any:
     """The Keras model of one layer alone, for measuring."""
-    keras = _keras()
+    keras = keras_on_tensorflow()
     inputs = [keras.Input(shape) for shape in layer.input_shapes]
     return keras.Model(inputs, _build(layer.block, inputs))
 
@@ -48,7 +48,7 @@ def _build(block: Block, inputs: Sequence[Tensor]) -> Tensor:
 
 @_build.register
 def _(block: Input, inputs: Sequence[Tensor]) -> Tensor:
-    return _keras().layers.Rescaling(1 / 255)(inputs[0])
+    return keras_on_tensorflow().layers.Rescaling(1 / 255)(inputs[0])
 
 
 @_build.register
@@ -58,7 +58,7 @@ def _(block: Conv, inputs: Sequence[Tensor]) -> Tensor:
 
 @_build.register
 def _(block: MBConv, inputs: Sequence[Tensor]) -> Tensor:
-    layers = _keras().layers
+    layers = keras_on_tensorflow().layers
     x = inputs[0]
     channels = x.shape[-1]
     if block.expansion > 1:
@@ -79,27 +79,27 @@ def _(block: MBConv, inputs: Sequence[Tensor]) -> Tensor:
 @_build.register
 def _(block: Head, inputs: Sequence[Tensor]) -> Tensor:
     x = _activate(_convolve(inputs[0], block.channels, 1, 1), block.activation)
-    return _keras().layers.GlobalAveragePooling2D(keepdims=True)(x)
+    return keras_on_tensorflow().layers.GlobalAveragePooling2D(keepdims=True)(x)
 
 
 @_build.register
 def _(block: Dense, inputs: Sequence[Tensor]) -> Tensor:
-    layers = _keras().layers
+    layers = keras_on_tensorflow().layers
     return layers.Dense(block.classes)(layers.Flatten()(inputs[0]))
 
 
 def _convolve(x: Tensor, channels: int, kernel: int, stride: int) -> Tensor:
-    layers = _keras().layers
+    layers = keras_on_tensorflow().layers
     x = layers.Conv2D(channels, kernel, stride, "same", use_bias=False, kernel_initializer="he_normal")(x)
     return _normalise(x)
 
 
 def _normalise(x: Tensor) -> Tensor:
-    return _keras().layers.BatchNormalization(momentum=BN_MOMENTUM)(x)
+    return keras_on_tensorflow().layers.BatchNormalization(momentum=BN_MOMENTUM)(x)
 
 
 def _activate(x: Tensor, activation: str) -> Tensor:
-    keras = _keras()
+    keras = keras_on_tensorflow()
     if activation == "relu6":
         return keras.layers.ReLU(max_value=6)(x)
     return keras.layers.Activation("hard_swish" if activation == "hardswish" else activation)(x)

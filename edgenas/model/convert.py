@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgenas.architecture import Architecture, Input, Layer
 from edgenas.errors import CheckFailedError, EdgeNASError
-from edgenas.model.builder import build_layer_model, build_model
+from edgenas.model.builder import build_layer_model, build_model, keras_on_tensorflow
 
 Precision = Literal["float32", "int8"]
 Images = npt.NDArray[np.float32]  # [N, height, width, channels]
@@ -93,8 +93,7 @@ def convert_layer(layer: Layer, precision: Precision) -> bytes:
 
 def convert_network(architecture: Architecture, precision: Precision) -> bytes:
     """The `.tflite` file of a whole network with random weights, for measuring."""
-    import keras
-
+    keras = keras_on_tensorflow()
     keras.utils.set_random_seed(0)
     model = build_model(architecture)
     images = np.random.default_rng(0).uniform(0, 255, (8, *architecture.input_shape)).astype(np.float32)
