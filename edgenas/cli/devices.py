@@ -59,9 +59,10 @@ def add(
     Example: edgenas device add pi ssh://pi@192.168.1.20 --identity-file ~/.ssh/id_ed25519
     """
     from edgenas.device import Device, Runtime
+    from edgenas.device import add as write
 
     made = Device(name, url, identity_file=identity_file, folder=folder, runtime=Runtime(runtime, python))
-    path = made.save()
+    path = write(made)
     if as_json:
         print_json({"device": name, "file": str(path)})
     else:

@@ -25,10 +25,10 @@ def train(study: str, pick: str, epochs: int | None, no_samples: bool, as_json: 
     from edgenas.workflow import train as train_pick
 
     with progress_bars() as progress:
-        point, bundle = train_pick(study, pick, samples=not no_samples, epochs=epochs, progress=progress)
+        bundle = train_pick(study, pick, samples=not no_samples, epochs=epochs, progress=progress)
     if as_json:
         accuracy = bundle.manifest.accuracy
-        print_json({"bundle": str(bundle.folder), "id": point.id, "test_accuracy": accuracy.test,
+        print_json({"bundle": str(bundle.folder), "id": bundle.manifest.architecture.id, "test_accuracy": accuracy.test,
                     "test_interval": accuracy.test_interval, "balanced_accuracy": accuracy.balanced,
                     "recall": accuracy.recall, "float_test_accuracy": accuracy.float_test})  # fmt: skip
     else:

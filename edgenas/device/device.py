@@ -109,6 +109,21 @@ class Device:
         return path
 
 
+def add(device: Device) -> Path:
+    """Write a new device down, and return its file's path.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    path = Path("devices") / f"{device.name}.toml"
+    if path.exists():
+        raise InputError(
+            f"There is a device {device.name!r} already ({path}). Choose another name, edit that file, or first: "
+            f"edgenas device remove {device.name}"
+        )
+    return device.save()
+
+
 def device_names() -> list[str]:
     """The names of all devices, the user's and those that came with EdgeNAS, sorted."""
     return sorted({path.stem for folder in shipped_folders("devices") for path in folder.glob("*.toml")})

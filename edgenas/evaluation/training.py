@@ -17,7 +17,7 @@ from edgenas.architecture import Architecture, Input, Node
 from edgenas.errors import EdgeNASError
 from edgenas.evaluation.data import Augment, Dataset, batches, class_weights, metrics
 from edgenas.evaluation.recipe import Recipe
-from edgenas.model import build_model
+from edgenas.model import build_model, keras_on_tensorflow
 
 Indices = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]  # (epochs done, loss and accuracy)
@@ -34,8 +34,7 @@ def prepare_tensorflow(threads: int | None = None) -> None:
 
     Call it before TensorFlow does anything; once it has begun, threads stay as they are.
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keras_on_tensorflow()
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
@@ -98,7 +97,7 @@ def train(
         stream = batches(
             dataset, indices, recipe.batch_size, shuffle_seed=seed * 1000 + epoch, augment=augment, drop_remainder=True
         )
-        history = model.fit(_fitted(stream, network), class_weight=weights, verbose=0).history
+        history = model.fit(_fitted(stream, network), class_weight=weights, shuffle=False, verbose=0).history
         loss, accuracy = float(history["loss"][-1]), float(history["accuracy"][-1])
         if not np.isfinite(loss):
             raise TrainingError(f"The training of {architecture.id} diverged in epoch {epoch + 1}: its loss is {loss}.")

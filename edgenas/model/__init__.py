@@ -12,6 +12,7 @@ from edgenas.model.convert import (
     input_of,
 )
 from edgenas.model.interpret import run_tflite
+from edgenas.model.quiet import keras_on_tensorflow, quiet
 from edgenas.model.workers import ConversionPool
 
 __all__ = [
@@ -26,5 +27,7 @@ __all__ = [
     "convert_network",
     "converter_version",
     "input_of",
+    "keras_on_tensorflow",
+    "quiet",
     "run_tflite",
 ]

@@ -1,23 +1,14 @@
 """Keras models of architectures: one builder a kind of block."""
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from edgenas.architecture import Architecture, Block, Conv, Dense, Head, Input, Layer, MBConv
+from edgenas.model.quiet import keras_on_tensorflow
 
 Tensor = Any  # a symbolic Keras tensor [B, height, width, channels]
 BN_MOMENTUM = 0.9  # short trainings have few steps for the statistics to settle
-
-
-def keras_on_tensorflow() -> Any:
-    """Keras on TensorFlow, whatever the user's own setting is: the converter needs it."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
-    return keras
 
 
 def build_model(architecture: Architecture) -> Any:

@@ -5,9 +5,6 @@ TensorFlow has announced that `tf.lite` will leave its wheels; what replaces it 
 
 import contextlib
 import importlib.metadata
-import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +13,8 @@ import numpy.typing as npt
 
 from edgenas.architecture import Architecture, Input, Layer
 from edgenas.errors import CheckFailedError, EdgeNASError
-from edgenas.model.builder import build_layer_model, build_model, keras_on_tensorflow
+from edgenas.model.builder import build_layer_model, build_model
+from edgenas.model.quiet import keras_on_tensorflow, quiet
 
 Precision = Literal["float32", "int8"]
 Images = npt.NDArray[np.float32]  # [N, height, width, channels]
@@ -112,6 +110,7 @@ def _convert(
     samples: list[list[Images]] | None,
     int8_input: str = "int8",
 ) -> bytes:
+    keras_on_tensorflow()
     import tensorflow as tf
 
     function = tf.function(model, autograph=False)
@@ -127,7 +126,7 @@ def _convert(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8 if int8_input == "uint8" else tf.int8
         converter.inference_output_type = converter.inference_input_type
-    with _quiet():
+    with quiet():
         return bytes(converter.convert())
 
 
@@ -150,21 +149,3 @@ def check_input(content: bytes, precision: Precision) -> None:
             f"The converted model does not take raw pixels: expected dtype, scale, zero point {expected} and batch 1, "
             f"found {(found.dtype, found.scale, found.zero_point)} and batch {found.shape[0]}."
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter's chatter, from Python and C++, is of no use to a user: it goes nowhere."""
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
-        logger.setLevel(level)

@@ -9,11 +9,12 @@ from pathlib import Path
 import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
 from edgenas.model.convert import Precision, convert_layer, convert_network, converter_version
+from edgenas.model.quiet import keras_on_tensorflow
 
 
 def _start_worker() -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # conversion needs no GPU, and each worker would take its memory
+    keras_on_tensorflow()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -9,7 +9,7 @@ from edgenas.errors import InputError
 from edgenas.latency.finding import mismatch
 from edgenas.latency.profiler import Progress, no_progress
 from edgenas.latency.table import LatencyTable, table_names
-from edgenas.strategy import Point, reopen
+from edgenas.strategy import reopen
 
 
 def train(
@@ -19,7 +19,7 @@ def train(
     samples: bool = True,
     epochs: int | None = None,
     progress: Progress = no_progress,
-) -> tuple[Point, Bundle]:
+) -> Bundle:
     """Train the point of a study's front that is picked, and write its bundle below the study.
 
     The same call after a break goes on from the last whole epoch; when the bundle is there already it is given back.
@@ -40,7 +40,7 @@ def train(
     point = prepared.study.front.pick(pick)
     folder = prepared.study.folder / "bundles" / point.id
     if (folder / "manifest.json").is_file():
-        return point, Bundle.load(folder)
+        return Bundle.load(folder)
     limits = {n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")}
     request = FinalTraining(
         architecture=point.architecture,
@@ -59,7 +59,7 @@ def train(
         limits=limits,
         samples=samples,
     )
-    return point, train_bundle(request, ledger=prepared.study.ledger, progress=progress)
+    return train_bundle(request, ledger=prepared.study.ledger, progress=progress)
 
 
 def ship_bundle(

@@ -17,7 +17,7 @@ from edgenas.latency.profiler import Progress, profile
 from edgenas.latency.table import LatencyTable
 from edgenas.report import draw_front
 from edgenas.space import MobileSpace
-from edgenas.strategy import Final, Front, Limits, Point, Settings, TrialReport, load_settings, prepare, run
+from edgenas.strategy import Final, Front, Limits, Settings, TrialReport, load_settings, prepare, run
 from edgenas.workflow.final import ship_bundle, train
 
 STUDY = "quickstart"
@@ -36,14 +36,13 @@ class Told:
         data: the data set that was there.
         table: of this machine.
         front, picture: of the search.
-        point, bundle, shipped: what was trained, and where it runs.
+        bundle, shipped: what was trained, and where it runs.
     """
 
     data: str
     table: LatencyTable
     front: Front
     picture: Path
-    point: Point
     bundle: Bundle
     shipped: Shipped
 
@@ -76,10 +75,10 @@ def quickstart(
     draw_front(front, points, f"{data} on this machine", picture, settings.limits.max_latency_ms)
     point = front.pick("best")
     say(f"3/4 train: {point.id}, the most accurate of the front, on train and validation")
-    point, bundle = train(STUDY, point.id, progress=progress)
+    bundle = train(STUDY, point.id, progress=progress)
     say("4/4 ship: to device 'local', checked and measured there, then made live")
     shipped = ship_bundle(bundle.folder, "local", STUDY, progress=progress)
-    return Told(data, table, front, picture, point, bundle, shipped)
+    return Told(data, table, front, picture, bundle, shipped)
 
 
 def _find_data(say: Callable[[str], None]) -> tuple[str, int]:

@@ -44,7 +44,9 @@ def space() -> MobileSpace:
 @pytest.fixture(scope="session")
 def table(space: MobileSpace) -> LatencyTable:
     identity = Identity("board", "f" * 12, "made up", "ai-edge-litert", "2.3", "XNNPACK", 1, None, "int8", "none")
-    entries = {layer: Entry(1 + layer.macs / 1e4 * (5 if "_k7_" in str(layer) else 1), 0.01) for layer in space.layers()}
+    entries = {}
+    for layer in space.layers():
+        entries[layer] = Entry(1 + layer.macs / 1e4 * (5 if "_k7_" in str(layer) else 1), 0.01)
     drawn = space.decode_codes(space.sample(np.random.default_rng(0), 10))
     errors = np.linspace(-0.04, 0.04, 10)
     networks = tuple(Network(str(a), 1.0, 1.0, 1.0 + float(e)) for a, e in zip(drawn, errors, strict=True))

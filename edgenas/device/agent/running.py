@@ -184,7 +184,10 @@ class _Model:
     def warm_up(self, min_visit_us: float) -> None:
         """Choose how often to invoke it a visit."""
         self.repeats = _WARM
-        self.repeats = min(_MOST_REPEATS, max(1, math.ceil(min_visit_us / self.visit())))
+        time_us = self.visit()
+        if time_us < min_visit_us:  # a small one was still warming up
+            time_us = min(self.visit(), self.visit())
+        self.repeats = min(_MOST_REPEATS, max(1, math.ceil(min_visit_us / time_us)))
 
     def visit(self) -> float:
         """Microseconds an inference took, a mean over `repeats` of them."""
