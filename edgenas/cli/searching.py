@@ -115,20 +115,25 @@ class _Trials:
         self._bars.__exit__(*exc)
 
     def show(self, report: Any) -> None:
-        best = f"best {report.best.accuracy:.1%}, {report.best.latency_ms:.3f} ms" if report.best else ""
-        left = (
-            f"about {report.left_s / 60:.0f} min left" if report.left_s >= 60 else f"about {report.left_s:.0f} s left"
-        )
-        self._bars.update(self._task, completed=report.complete, said=f"{best}, {left}")
-        if report.error is not None:
-            stderr.print(f"trial {report.number} failed: {report.error}", markup=False)
-        elif not stderr.is_terminal:
-            point = report.point
-            stderr.print(
-                f"trial {report.number} ({report.complete}/{report.trials}): {point.id} {point.accuracy:.1%}, "
-                f"{point.latency_ms:.3f} ms, {point.peak_memory_kb:.0f} kB; {best}; {left}",
-                markup=False,
-            )
+        self._bars.update(self._task, completed=report.complete, said=_standing(report))
+        if report.error is not None or not stderr.is_terminal:
+            stderr.print(trial_line(report), markup=False)
+
+
+def trial_line(report: Any) -> str:
+    """A trial in one line, for logs."""
+    if report.error is not None:
+        return f"trial {report.number} failed: {report.error}"
+    point = report.point
+    return (
+        f"trial {report.complete}/{report.trials}: {point.id} {point.accuracy:.1%}, {point.latency_ms:.3f} ms, "
+        f"{point.peak_memory_kb:.0f} kB; {_standing(report)}"
+    )
+
+
+def _standing(report: Any) -> str:
+    left = f"about {report.left_s / 60:.0f} min left" if report.left_s >= 60 else f"about {report.left_s:.0f} s left"
+    return f"best {report.best.accuracy:.1%} at {report.best.latency_ms:.3f} ms; {left}" if report.best else left
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 
 from edgenas.cli.models import print_bundle, print_shipped
 from edgenas.cli.printing import json_option, print_json, progress_bars, stderr, stdout
-from edgenas.cli.searching import print_front
+from edgenas.cli.searching import print_front, trial_line
 
 
 @click.command()
@@ -29,7 +29,7 @@ def quickstart(folder: Path, as_json: bool) -> None:
         told = go_through(
             lambda line: console.print(line, markup=False),
             progress,
-            lambda r: progress("searching", r.complete, r.trials),
+            lambda report: console.print(f"    {trial_line(report)}", markup=False),
         )
     certificate = told.table.certificate.summary() if told.table.certificate else {}
     if as_json:

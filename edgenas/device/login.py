@@ -266,7 +266,8 @@ def _unlock(device: Device, path: Path) -> paramiko.PKey | None:
             "Load it into the SSH agent first: ssh-add."
         )
     try:
-        return paramiko.PKey.from_path(path, getpass.getpass(f"Passphrase of {path}: "))
+        passphrase = getpass.getpass(f"Passphrase of {path}: ").encode()
+        return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]  # it fails on the str it asks for
     except (ValueError, paramiko.SSHException):
         raise DeviceError(f"{device.name}: that is not the passphrase of {path}.") from None
 

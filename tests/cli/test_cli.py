@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from edgenas.cli.main import cli
-from edgenas.device import Device
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
@@ -76,7 +75,7 @@ def test_unreachable_host(tmp_path: Path):
 
 def test_unknown_key_in_a_device_file(tmp_path: Path):
     (tmp_path / "devices").mkdir()
-    (tmp_path / "devices" / "pi.toml").write_text('name = "pi"\nurl = "local:"\nfoldr = "x"\n')
+    (tmp_path / "devices" / "pi.toml").write_text('url = "local:"\nfoldr = "x"\n')
     refused(2, "Did you mean 'folder'?", "device", "show", "pi", cwd=tmp_path)
 
 
@@ -132,11 +131,10 @@ def test_unknown_study_bundle_and_model(tmp_path: Path):
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path):
-    Device("here", "local:", folder=str(tmp_path / "board")).save()
-    (tmp_path / "devices").mkdir(exist_ok=True)
-    (tmp_path / "devices" / "here.toml").write_text(f'name = "here"\nurl = "local:"\nfolder = "{tmp_path / "board"}"\n')
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "here.toml").write_text(f'url = "local:"\nfolder = "{tmp_path / "board"}"\n')
     (tmp_path / "bad.tflite").write_bytes(b"TFL3 but not really" * 50)
-    refused(4, "", "measure", "bad.tflite", "here", cwd=tmp_path)
+    refused(4, "invalid model", "measure", "bad.tflite", "here", cwd=tmp_path)
 
 
 def test_dry_run_of_a_profile_measures_nothing(tmp_path: Path):
