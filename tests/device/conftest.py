@@ -1,0 +1,70 @@
+"""Boards and small real models, made once a session."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # for `board`
+
+from board import Board
+
+from edgenas.device import Connection, Device, connect
+
+_MAKE_MODELS = """
+import sys
+from pathlib import Path
+import tensorflow as tf
+
+for filters in (1, 4, 8):
+    kernel = tf.random.Generator.from_seed(filters).normal((3, 3, 1, filters))
+
+    class Net(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 1))])
+        def __call__(self, x):
+            return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")), [1, 2])
+
+    net = Net()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([net.__call__.get_concrete_function()], net)
+    Path(sys.argv[1], f"conv{filters}.tflite").write_bytes(converter.convert())
+"""
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    with Board(tmp_path_factory.mktemp("board")) as board:
+        yield board
+
+
+@pytest.fixture(params=["local", "ssh"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    """The same device, reached in each way, with a work folder of the test's own."""
+    if request.param == "local":
+        return Device("here", "local:", folder=str(tmp_path / "work"))
+    return request.getfixturevalue("board").device(folder=str(tmp_path / "work"))
+
+
+@pytest.fixture
+def connection(device: Device) -> Iterator[Connection]:
+    with connect(device) as connection:
+        yield connection
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Connection]:
+    """A connection to this machine, whose Python has a runtime."""
+    with connect(Device("here", "local:", folder=str(tmp_path / "work"))) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with conv1.tflite, conv4.tflite and conv8.tflite: 8x8x1 in, 1, 4 or 8 numbers out."""
+    folder = tmp_path_factory.mktemp("models")
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    argv = [sys.executable, "-c", _MAKE_MODELS, str(folder)]
+    subprocess.run(argv, check=True, env=environment, capture_output=True)
+    return folder

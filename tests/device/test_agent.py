@@ -1,0 +1,304 @@
+"""The agent: its conversation, models it can lose, and its end."""
+
+import ast
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from board import Board, Proxy
+
+import edgenas.device
+from edgenas.device import Agent, Connection, Device, connect, shares_host
+from edgenas.device.session import agent_program
+from edgenas.errors import CheckFailedError, DeviceError
+
+SOURCE = Path(edgenas.device.__file__).parent / "agent"
+
+
+def test_everything_that_is_sent_is_python_3_8_without_edgenas():
+    for path in SOURCE.glob("*.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 8))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            assert not [name for name in names if name.startswith("edgenas")], path
+    assert agent_program() == agent_program.__wrapped__(), "the same source gives the same file"
+
+
+def test_hello(connection: Connection):
+    with connection.open_agent() as agent:
+        info = agent.info
+    assert (info.bits, info.cores) == (64, psutil.cpu_count())
+    assert abs(info.memory_total_kb - psutil.virtual_memory().total / 1024) < 1024
+    assert info.python.startswith("3.")
+    assert info.libc.startswith("glibc 2.")
+    assert shares_host(info)
+    assert len(info.fingerprint) == 12
+    assert {state.package for state in info.runtimes} == {"ai-edge-litert", "tflite-runtime"}
+
+
+def test_the_agent_is_sent_once(connection: Connection):
+    for _ in range(2):
+        with connection.open_agent() as agent:
+            assert agent.call("status")["memory_available_kb"] > 0
+        sent = list(Path(connection.folder, "agents").iterdir())
+        assert len(sent) == 1
+    assert len({path.stat().st_mtime_ns for path in sent}) == 1
+
+
+def test_the_runtime_of_the_host_is_found(local: Connection):
+    with local.open_agent() as agent:
+        assert agent.runtime_version("ai-edge-litert").startswith("2.")
+        with pytest.raises(DeviceError, match=r"tflite-runtime does not work there: not installed.*device setup here"):
+            agent.runtime_version("tflite-runtime")
+        with pytest.raises(DeviceError, match=r"does not import.*edgenas device setup here"):
+            agent.call("measure", models=[], reference="x", rounds=1, runtime="tflite-runtime")
+
+
+def test_measure_in_interleaved_rounds(local: Connection, models: Path):
+    seen: list[dict[str, object]] = []
+    names = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)]
+    with local.open_agent() as agent:
+        answer = agent.call(
+            "measure", models=names, reference=names[1], rounds=7, seed=3, reference_every=2, on_progress=seen.append
+        )
+    visits, beside = np.array(answer["visits_us"]), np.array(answer["reference_at"])
+    assert visits.shape == beside.shape == (7, 3)
+    assert (visits > 0).all() and (visits < 1e5).all()
+    references = np.array(answer["reference_us"])
+    assert references.shape == (7, 3), "at the start, after two models, after the third"
+    middles = np.stack([references[:, :2].mean(1), references[:, 1:].mean(1)], 1)
+    for row, two in zip(beside, middles, strict=True):
+        assert sorted(row) == pytest.approx(sorted([two[0], two[0], two[1]]))
+    assert [line["round"] for line in seen] == list(range(1, 8))
+    assert answer["failed"] == {}
+    assert all(1 <= repeats <= 200 for repeats in answer["repeats"])
+    assert all(us > 0 for us in answer["first_us"] + answer["load_us"])
+    assert (np.array(answer["repeats"]) * visits.mean(0) > 100).all(), "a visit lasts about 200 us or more"
+
+
+def test_what_is_no_model_is_named_and_the_others_are_measured(local: Connection, models: Path, tmp_path: Path):
+    good = str(models / "conv4.tflite")
+    (tmp_path / "bad.tflite").write_bytes(b"no model" * 100)
+    (tmp_path / "half.tflite").write_bytes(Path(good).read_bytes()[:600])
+    paths = [str(tmp_path / "bad.tflite"), good, str(tmp_path / "half.tflite"), str(tmp_path / "none.tflite")]
+    with local.open_agent() as agent:
+        answer = agent.call("measure", models=paths, reference=good, rounds=3)
+        assert sorted(answer["failed"]) == ["0", "2", "3"]
+        assert all(reason.startswith("invalid model: ") for reason in answer["failed"].values())
+        assert all(row[1] > 0 and row[0] is row[2] is row[3] is None for row in answer["visits_us"])
+        with pytest.raises(DeviceError, match="the reference model cannot be measured"):
+            agent.call("measure", models=[good], reference=paths[0], rounds=3)
+        with pytest.raises(CheckFailedError, match="not a valid"):
+            agent.call("single", model=paths[0], runs=3)
+
+
+def _killing(agent: Agent, doomed: Callable[[psutil.Process], bool], most: int = 1000) -> threading.Event:
+    """Kill each child of the agent that is doomed, until the event is set."""
+    stop = threading.Event()
+    parent = psutil.Process(agent.info.pid)
+
+    def kill() -> None:
+        left = most
+        while left and not stop.wait(0.002):
+            for child in parent.children():
+                try:
+                    if doomed(child):
+                        child.send_signal(11)
+                        child.wait(5)
+                        left -= 1
+                except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+                    continue
+
+    threading.Thread(target=kill, daemon=True).start()
+    return stop
+
+
+def test_a_model_that_kills_its_process_is_found_and_the_others_are_measured(
+    local: Connection, models: Path, tmp_path: Path
+):
+    """Death comes from outside, to every process that has this model mapped: as if the model had done it."""
+    killer = tmp_path / "killer.tflite"
+    killer.write_bytes((models / "conv8.tflite").read_bytes())
+    good = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)]
+
+    def loaded(child: psutil.Process) -> bool:
+        return str(killer) in Path(f"/proc/{child.pid}/maps").read_text()
+
+    with local.open_agent() as agent:
+        stop = _killing(agent, loaded)
+        answer = agent.call("measure", models=[*good, str(killer), *good], reference=good[0], rounds=400)
+        stop.set()
+    assert answer["failed"] == {"3": "killed by SIGSEGV"}
+    assert len(answer["visits_us"]) == 400
+    assert all(row[3] is None and min(row[:3] + row[4:]) > 0 for row in answer["visits_us"])
+
+
+def test_a_child_lost_by_accident_costs_no_model(local: Connection, models: Path):
+    good = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)]
+    with local.open_agent() as agent:
+        agent.call("measure", models=good, reference=good[0], rounds=1)  # the runtime is imported now
+        stop = _killing(agent, lambda child: True, most=1)
+        answer = agent.call("measure", models=good, reference=good[0], rounds=400)
+        stop.set()
+        assert answer["failed"] == {}
+        assert min(map(min, answer["visits_us"])) > 0
+        stop = _killing(agent, lambda child: True)
+        with pytest.raises(CheckFailedError, match="killed by SIGSEGV"):
+            agent.call("single", model=good[0], runs=1_000_000)
+        stop.set()
+
+
+def test_single_and_infer(local: Connection, models: Path, tmp_path: Path):
+    model = str(models / "conv4.tflite")
+    samples = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
+    np.save(tmp_path / "in.npy", samples)
+    with local.open_agent() as agent:
+        answer = agent.call("single", model=model, runs=20, warmup=2)
+        assert len(answer["times_us"]) == 20
+        assert min(answer["times_us"]) > 0
+        assert answer["first_us"] > 0 and answer["load_us"] > 0 and answer["peak_rss_growth_kb"] > 0
+        assert answer["inputs"] == [{"shape": [1, 8, 8, 1], "dtype": "float32", "scale": 0.0, "zero_point": 0}]
+        assert answer["outputs"][0]["shape"] == [1, 4]
+        paths = {"model": model, "inputs": str(tmp_path / "in.npy"), "outputs": str(tmp_path / "out.npy")}
+        assert agent.call("infer", **paths)["rows"] == 5
+        outputs = np.load(tmp_path / "out.npy")
+        assert outputs.shape == (5, 4)
+        np.save(tmp_path / "in.npy", samples[2:3])
+        agent.call("infer", **paths)
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), outputs[2:3])
+        np.save(tmp_path / "in.npy", samples[:, :4])
+        with pytest.raises(CheckFailedError, match=r"takes \[8, 8, 1\], the samples are \[4, 8, 1\]"):
+            agent.call("infer", **paths)
+
+
+def _gone(pid: int, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _busy(connection: Connection, model: str) -> tuple[Agent, threading.Thread, list[BaseException], int]:
+    """An agent in the middle of a long operation, and the child that does it."""
+    agent = connection.open_agent()
+    caught: list[BaseException] = []
+    working = threading.Event()
+    pid = agent.info.pid
+
+    def work() -> None:
+        try:
+            agent.call("single", model=model, runs=100_000_000, on_progress=lambda line: working.set())
+        except DeviceError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert working.wait(30)
+    return agent, thread, caught, psutil.Process(pid).children()[0].pid
+
+
+def test_the_agent_ends_with_its_connection_in_the_middle_of_work(local: Connection, models: Path):
+    agent, thread, caught, child = _busy(local, str(models / "conv1.tflite"))
+    pid = agent.info.pid
+    agent.close()
+    assert _gone(pid, 5) and _gone(child, 5)
+    thread.join(10)
+
+
+def test_a_killed_agent_takes_its_child_along_and_is_reported(local: Connection, models: Path):
+    agent, thread, caught, child = _busy(local, str(models / "conv1.tflite"))
+    psutil.Process(agent.info.pid).kill()
+    thread.join(10)
+    assert "the agent ended while asked to single" in str(caught[0])
+    assert _gone(child, 5)
+    with pytest.raises(DeviceError, match="the agent ended"):
+        agent.call("status")
+    agent.close()
+
+
+def test_a_cut_link_ends_the_agent(board: Board, tmp_path: Path):
+    with (
+        Proxy(board.port) as proxy,
+        connect(board.device(port=proxy.port, folder=str(tmp_path / "work"))) as connection,
+    ):
+        agent = connection.open_agent()
+        pid = agent.info.pid
+        assert psutil.pid_exists(pid)
+        proxy.cut()
+        with pytest.raises(DeviceError, match="board: .*(link broke|agent ended)"):
+            agent.call("status")
+        assert _gone(pid, 5)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("hello", "which is not JSON"),
+        ("[1]", "which is not an answer"),
+        ('{"id": 7, "ok": true, "result": 1}', "answered request 7, asked was 1"),
+        ('{"id": 1, "ok": false}', "neither a result nor an error"),
+        ('{"id": 1, "ok": true, "result": {"agent": "x"}}', "makes no sense.*agent: expected int"),
+        ('{"id": 1, "ok": true, "result": []}', "makes no sense.*expected a table"),
+    ],
+)
+def test_an_answer_is_not_believed_unchecked(local: Connection, said: str, message: str):
+    with Agent(local, local.start(["sh", "-c", 'read line; echo "$1"; sleep 9', "sh", said])) as agent:
+        with pytest.raises(DeviceError, match=message):
+            _ = agent.info
+
+
+def test_silence_death_and_refusal_are_told_apart(connection: Connection):
+    with Agent(connection, connection.start(["sleep", "9"])) as agent:
+        with pytest.raises(DeviceError, match=r"said nothing for 0\.5 s while asked to status"):
+            agent.call("status", timeout_s=0.5)
+    with Agent(connection, connection.start(["sh", "-c", "read line; echo out of luck >&2; exit 1"])) as agent:
+        with pytest.raises(DeviceError, match="the agent ended while asked to status.* out of luck"):
+            agent.call("status")
+    with connection.open_agent() as agent:
+        with pytest.raises(DeviceError, match="no operation 'dance'"):
+            agent.call("dance")
+        with pytest.raises(DeviceError, match="unexpected keyword"):
+            agent.call("status", wrong=1)
+        assert agent.call("status")["cpu_percent"] >= 0, "it goes on"
+
+
+def test_a_device_without_python_says_what_to_do(tmp_path: Path):
+    with Board(tmp_path / "bare", path="/nowhere") as board:
+        (board.folder / "bin").mkdir()
+        for tool in ("sh", "cat", "mv", "rm", "mkdir", "dirname", "wc", "df", "test"):
+            (board.folder / "bin" / tool).symlink_to(f"/usr/bin/{tool}")
+        config = board.folder / "sshd_config"
+        config.write_text(config.read_text().replace("/nowhere", str(board.folder / "bin")))
+        board.stop()
+        board.start()
+        with (
+            connect(board.device()) as connection,
+            pytest.raises(DeviceError, match=r"no Python 3\.8.*apt-get install"),
+        ):
+            connection.open_agent()
+        levels = [(finding.level, finding.what) for finding in edgenas.device.findings(board.device())]
+        assert levels[0][0] == "ok"
+        assert levels[1][0] == "problem" and "no Python" in levels[1][1]
+
+
+def test_a_python_that_is_named_but_missing(local: Connection, tmp_path: Path):
+    device = Device("here", "local:", runtime=edgenas.device.Runtime(python="/no/python"), folder=str(tmp_path))
+    with connect(device) as connection, pytest.raises(DeviceError, match="looked for /no/python"):
+        connection.open_agent()
+
+
+def test_progress_lines_are_json_numbers_only(local: Connection, models: Path):
+    """What a library prints to stdout does not reach the conversation."""
+    with local.open_agent() as agent:
+        answer = agent.call("measure", models=[], reference=str(models / "conv1.tflite"), rounds=2)
+    assert answer["visits_us"] == [[], []]
+    json.dumps(answer, allow_nan=False)

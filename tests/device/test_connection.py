@@ -1,0 +1,131 @@
+"""The contract that every kind of connection keeps."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from board import Board, Proxy
+
+from edgenas.device import Connection, Device, connect
+from edgenas.errors import DeviceError, InputError
+
+ODD = ["a b", "$(id)", "`id`", "x'y\"z", "new\nline", "*", "~", "$HOME", "\\", "", "-n", "é", "; exit 7", "a#b"]
+
+
+def test_arguments_arrive_as_they_are(connection: Connection):
+    done = connection.run(["printf", "<%s>", *ODD])
+    assert (done.returncode, done.stdout) == (0, "".join(f"<{word}>" for word in ODD))
+
+
+def test_exit_code_output_and_errors_are_kept_apart(connection: Connection):
+    done = connection.run(["sh", "-c", "echo out; echo err >&2; exit 5"])
+    assert (done.returncode, done.stdout, done.stderr) == (5, "out\n", "err\n")
+    assert connection.run(["no-such-program"]).returncode == 127
+
+
+def test_input_reaches_the_command_and_ends(connection: Connection):
+    big = os.urandom(3_000_000).hex().encode()
+    done = connection.run(["sh", "-c", "tee /dev/stderr | wc -c"], input=big)
+    assert int(done.stdout) == len(big)
+    assert done.stderr.encode() == big
+    assert connection.run(["cat"]).stdout == ""
+
+
+def test_commands_start_at_home(connection: Connection):
+    assert connection.run(["pwd"]).stdout == f"{connection.home}\n"
+    assert connection.path("~/x") == connection.path("x") == f"{connection.home}/x"
+    assert connection.path("/x") == "/x"
+
+
+def test_a_command_that_takes_too_long_is_stopped(connection: Connection, tmp_path: Path):
+    start = time.monotonic()
+    with pytest.raises(DeviceError, match="not done after 1 s"):
+        connection.run(["sh", "-c", 'sleep 4; echo alive > "$1"', "sh", str(tmp_path / "sign")], timeout_s=1)
+    assert time.monotonic() - start < 3
+    time.sleep(4)
+    assert not (tmp_path / "sign").exists(), "the command went on"
+
+
+def test_files_go_there_and_back(connection: Connection, tmp_path: Path):
+    source, back = tmp_path / "source", tmp_path / "back"
+    for content in (b"", os.urandom(5_000_001)):
+        source.write_bytes(content)
+        remote = str(tmp_path / "on the device" / "it's")
+        connection.put(source, remote)
+        assert Path(remote).read_bytes() == content
+        connection.get(remote, back)
+        assert back.read_bytes() == content
+    assert [path.name for path in Path(remote).parent.iterdir()] == ["it's"], "no part is left"
+
+
+def test_files_that_are_not_there(connection: Connection, tmp_path: Path):
+    with pytest.raises(InputError, match="no file"):
+        connection.put(tmp_path / "nothing", "x")
+    with pytest.raises(DeviceError, match=r"could not be read: .*No such file"):
+        connection.get(str(tmp_path / "nothing"), tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_full_or_forbidden_target_is_named_and_the_old_file_stays(connection: Connection, tmp_path: Path):
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    (tmp_path / "file").write_text("a file, no folder")
+    with pytest.raises(DeviceError, match="could not be written"):
+        connection.put(source, str(tmp_path / "file" / "below"))
+    assert (tmp_path / "file").read_text() == "a file, no folder"
+
+
+def test_nothing_is_opened_before_it_is_used(tmp_path: Path):
+    with connect(Device("gone", "ssh://nobody@127.0.0.1:1")):
+        pass
+
+
+def test_a_full_disk_is_named(board: Board, tmp_path: Path):
+    """/dev/full is a disk without room: the device's own `cat` says so."""
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    (tmp_path / "target.part").symlink_to("/dev/full")
+    with connect(board.device()) as connection, pytest.raises(DeviceError, match="No space left on device"):
+        connection.put(source, str(tmp_path / "target"))
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_link_cut_in_mid_upload_leaves_the_old_file(board: Board, tmp_path: Path):
+    source, target = tmp_path / "source", tmp_path / "there" / "target"
+    source.write_bytes(os.urandom(8_000_000))
+    target.parent.mkdir()
+    target.write_text("old")
+    with Proxy(board.port) as proxy, connect(board.device(port=proxy.port)) as connection:
+        assert connection.run(["true"]).returncode == 0
+        proxy.cut_after = 3_000_000
+        with pytest.raises(DeviceError, match="the link broke"):
+            connection.put(source, str(target))
+        assert target.read_text() == "old"
+        proxy.cut_after = None
+        connection.put(source, str(target))  # it opens a new link by itself
+        assert target.read_bytes() == source.read_bytes()
+    assert _settled(target.parent) == ["target"]
+
+
+def _settled(folder: Path) -> list[str]:
+    """The names in a folder once the server has noticed the end of the link."""
+    for _ in range(50):
+        if not list(folder.glob("*.part")):
+            break
+        time.sleep(0.1)
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_link_that_falls_silent_is_noticed(board: Board, tmp_path: Path):
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(30_000_000))
+    with Proxy(board.port) as proxy, connect(board.device(port=proxy.port)) as connection:
+        assert connection.run(["true"]).returncode == 0
+        proxy.stalled.set()
+        start = time.monotonic()
+        with pytest.raises(DeviceError, match="the link broke: nothing heard for 12 s"):
+            connection.put(source, str(tmp_path / "target"))
+        assert time.monotonic() - start < 18
+    assert not (tmp_path / "target").exists()

@@ -1,0 +1,103 @@
+"""A device made ready, and what doctor says before and after."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from board import Board, free_port
+
+from edgenas.device import Device, DeviceInfo, Runtime, RuntimeState, connect, findings, setup
+from edgenas.device.setup import platforms, requirements
+from edgenas.errors import DeviceError
+
+BARE = (RuntimeState("ai-edge-litert", None, "not installed"), RuntimeState("tflite-runtime", None, "not installed"))
+PI = DeviceInfo(
+    agent=1, pid=1, python="3.11.2", machine="aarch64", system="Linux", libc="glibc 2.36", bits=64, cpu="Cortex-A72",
+    cores=4, memory_total_kb=4_000_000, memory_available_kb=3_000_000, disk_free_kb=9_000_000, boot_id="x", kernel="6",
+    os="Debian 12", hostname="pi", numpy=None, runtimes=BARE, accelerators=(),
+)  # fmt: skip
+
+
+def _needs(package: str, **changes: object) -> list[str]:
+    device = Device("pi", "ssh://pi", runtime=Runtime(package))  # type: ignore[arg-type]
+    return requirements(device, dataclasses.replace(PI, **changes))  # type: ignore[arg-type]
+
+
+def test_what_a_device_can_take():
+    assert _needs("ai-edge-litert") == ["ai-edge-litert", "numpy"]
+    assert _needs("tflite-runtime") == ["tflite-runtime>=2.13", "numpy<2"]
+    old = {"libc": "glibc 2.31", "python": "3.9.2"}
+    assert _needs("tflite-runtime", **old) == ["tflite-runtime==2.13.0", "numpy<2"]
+    assert _needs("ai-edge-litert", machine="x86_64", **old) == ["ai-edge-litert", "numpy"]
+    assert _needs("tflite-runtime", machine="armv7l", bits=32) == ["tflite-runtime>=2.13", "numpy<2"]
+
+
+@pytest.mark.parametrize(
+    ("package", "changes", "message"),
+    [
+        ("ai-edge-litert", {"libc": "glibc 2.31"}, r"needs glibc 2\.34.*Use tflite-runtime"),
+        ("ai-edge-litert", {"bits": 32}, "only for 64-bit.*Use tflite-runtime"),
+        ("ai-edge-litert", {"libc": ""}, "needs glibc; on musl"),
+        ("tflite-runtime", {"python": "3.13.1"}, r"only for CPython 3\.8 to 3\.11.*\[runtime\] python = "),
+        ("tflite-runtime", {"libc": "glibc 2.31"}, r"only for CPython 3\.8 to 3\.10"),
+    ],
+)
+def test_what_no_wheel_runs_on(package: str, changes: dict[str, object], message: str):
+    with pytest.raises(DeviceError, match=message):
+        _needs(package, **changes)
+
+
+def test_platform_tags_fit_the_userland_and_not_the_kernel():
+    tags = platforms(dataclasses.replace(PI, bits=32, libc="glibc 2.31"))
+    assert tags[0] == "manylinux_2_31_armv7l"
+    assert "manylinux2014_armv7l" in tags
+    assert platforms(PI)[0] == "manylinux_2_36_aarch64"
+
+
+def test_a_fingerprint_is_of_the_kind_and_not_of_the_name():
+    assert PI.fingerprint == dataclasses.replace(PI, hostname="other", memory_total_kb=3_999_000).fingerprint
+    for change in ({"cpu": "Cortex-A53"}, {"cores": 2}, {"memory_total_kb": 2_000_000}, {"os": "Debian 13"}):
+        assert PI.fingerprint != dataclasses.replace(PI, **change).fingerprint  # type: ignore[arg-type]
+
+
+def test_doctor_names_what_keeps_it_out(board: Board, tmp_path: Path):
+    def problems(device: Device) -> str:
+        return " ".join(f"{found.what} {found.remedy}" for found in findings(device) if found.level == "problem")
+
+    folder = str(tmp_path / "work")
+    assert "cannot be reached" in problems(board.device(port=free_port()))
+    assert "edgenas device trust board" in problems(dataclasses.replace(board.device(), host_key=None))
+    assert "not installed edgenas device setup board" in problems(board.device(folder=folder))
+    assert problems(Device("here", "local:", folder=folder)) == ""
+    assert "adb come later" in problems(Device("phone", "adb:1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "offline"), [("ai-edge-litert", False), ("tflite-runtime", True)])
+def test_setup_then_measure_then_doctor(board: Board, models: Path, tmp_path: Path, package, offline):
+    device = board.device(folder=str(tmp_path / "work"), runtime=Runtime(package))
+    steps: list[str] = []
+    info = setup(device, steps.append, offline=offline)
+    assert info.runtime(package).version is not None
+    assert (info.numpy or "").startswith("2." if package == "ai-edge-litert" else "1.")
+    assert any("sending" in step for step in steps) == offline
+    steps.clear()
+    setup(device, steps.append)
+    assert len(steps) == 1, "nothing is installed twice"
+    with connect(device) as connection, connection.open_agent() as agent:
+        paths = []
+        for model in sorted(models.glob("*.tflite")):
+            paths.append(f"{connection.folder}/{model.name}")
+            connection.put(model, paths[-1])
+        answer = agent.call("measure", models=paths, reference=paths[0], rounds=5, runtime=package)
+        assert answer["failed"] == {}
+        assert (np.array(answer["visits_us"]) > 0).all()
+        python = f"{connection.folder}/venv/bin/python"
+        assert not [found for found in findings(device) if found.level == "problem"]
+        if package == "tflite-runtime":
+            connection.run([python, "-m", "pip", "install", "-q", "numpy>=2"], timeout_s=200)
+            wrong = [found for found in findings(device) if found.level == "problem"]
+            assert len(wrong) == 1 and "wrong one for tflite-runtime" in wrong[0].what
+            assert wrong[0].remedy == "edgenas device setup board"
+            assert setup(device, steps.append).runtime(package).version is not None, "setup mends it"
