@@ -134,7 +134,7 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path):
     (tmp_path / "devices").mkdir()
     (tmp_path / "devices" / "here.toml").write_text(f'url = "local:"\nfolder = "{tmp_path / "board"}"\n')
     (tmp_path / "bad.tflite").write_bytes(b"TFL3 but not really" * 50)
-    refused(4, "invalid model", "measure", "bad.tflite", "here", cwd=tmp_path)
+    refused(4, "not a valid", "measure", "bad.tflite", "here", cwd=tmp_path)
 
 
 def test_dry_run_of_a_profile_measures_nothing(tmp_path: Path):

@@ -1,0 +1,173 @@
+"""The main job as a user does it, command by command, against a real OpenSSH server with an environment of its own.
+
+One board, one profile and one study serve all tests here; they run in order.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgenas.architecture import Architecture
+from edgenas.device import fingerprint
+from tests.board import Board
+
+pytestmark = pytest.mark.slow
+
+SPACE = ("--space", "tiny", "--input", "28x28x1", "--precision", "int8", "--threads", "1")
+SEARCH = ("search", "--study", "digits", "--data", "digits", "--policy", "fit", "--device", "board", *SPACE[:6])
+
+
+class User:
+    """A user at a terminal, in a project's folder."""
+
+    def __init__(self, folder: Path, board: Board) -> None:
+        self.folder = folder
+        self.board = board
+
+    def types(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-c", "from edgenas.cli import main; main()", *words]
+        return subprocess.run(
+            argv, cwd=self.folder, capture_output=True, text=True, timeout=580, stdin=subprocess.DEVNULL
+        )
+
+    def gets(self, *words: str) -> dict[str, Any]:
+        done = self.types(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def is_refused(self, code: int, said: str, *words: str) -> None:
+        done = self.types(*words)
+        assert "Traceback" not in done.stderr
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert said in done.stderr
+
+    def logins(self) -> int:
+        return (self.board.folder / "sshd.log").read_text().count("Accepted publickey")
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    with Board(tmp_path_factory.mktemp("board")) as board:
+        yield User(tmp_path_factory.mktemp("project"), board)
+
+
+def test_1_a_device_is_added_trusted_and_set_up(user: User):
+    url = f"ssh://{user.board.user}@127.0.0.1:{user.board.port}"
+    user.gets("device", "add", "board", url, "--identity-file", str(user.board.user_key))
+    user.is_refused(3, "edgenas device trust board", "device", "setup", "board")
+    user.is_refused(4, "SHA256:", "device", "trust", "board", "--fingerprint", "SHA256:" + "A" * 43)
+    right = fingerprint(user.board.host_key_line)
+    assert user.gets("device", "trust", "board", "--fingerprint", right)["fingerprint"] == right
+    done = user.types("doctor", "board")
+    assert done.returncode == 4
+    assert "edgenas device setup board" in done.stdout
+    assert user.gets("device", "setup", "board")["version"]
+    assert user.types("doctor", "board").returncode == 0
+
+
+def test_2_profile_uses_one_connection(user: User):
+    before = user.logins()
+    found = user.gets("profile", "board", *SPACE)
+    assert user.logins() == before + 1
+    assert found["entries"] > 553
+    assert found["certificate"]["networks"] == 10
+    assert found["certificate"]["spearman"] > 0.9
+
+
+def test_3_search_keeps_its_limit(user: User):
+    name = user.gets("table", "list")["tables"][0]["table"]
+    assert user.gets("table", "show", name)["source"] == "measured"
+    found = user.gets(*SEARCH, "--trials", "4", "--max-latency-ms", "0.5", "--seed", "3", "--final-epochs", "12")
+    assert found["trials"]["complete"] == 4
+    for point in found["front"]:
+        assert point["latency_interval_ms"][1] <= 0.5
+        assert Architecture.parse(point["notation"]).id == point["id"]
+    assert user.gets("pareto", "digits")["front"] == found["front"]
+    assert (user.folder / "studies" / "digits" / "front.png").stat().st_size > 1000
+    user.gets("report", "digits")
+    assert "<svg" not in (user.folder / "studies" / "digits" / "report.html").read_text()[:100]
+
+
+def test_4_train_opens_the_test_split_once(user: User):
+    user.is_refused(2, "no point 'feedfacecafe'", "train", "digits", "--pick", "feedfacecafe")
+    trained = user.gets("train", "digits", "--pick", "best")
+    assert trained["test_accuracy"] > 0.5
+    opened = [
+        line for line in (user.folder / "studies/digits/ledger.jsonl").read_text().splitlines() if "test_opened" in line
+    ]
+    assert len(opened) == 1
+
+
+def bundle(user: User) -> str:
+    return str(next((user.folder / "studies/digits/bundles").iterdir()))
+
+
+def test_5_ship_roll_back_and_list(user: User):
+    first = user.gets("ship", bundle(user), "board", "--as", "digits")
+    assert first["active"] == 1
+    assert first["agreement_on_device"] >= 0.98
+    assert first["latency_ms"]["median"] > 0
+    assert first["predicted_ms"] > 0
+    assert user.gets("ship", bundle(user), "board", "--as", "digits")["active"] == 2
+    assert user.gets("rollback", "board", "digits")["active"] == 1
+    (model,) = user.gets("deployed", "board")["models"]
+    assert (model["name"], model["release"]) == ("digits", 1)
+    live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
+    measured = user.gets("measure", str(live), "board")
+    assert measured["latency_ms"]["p90"] >= measured["latency_ms"]["median"] > 0
+
+
+def test_6_bad_input_gets_one_line(user: User):
+    limit = ("--max-latency-ms", "0.5", "--seed")
+    user.is_refused(2, "seed was 3, now 4", *SEARCH, "--trials", "4", *limit, "4", "--final-epochs", "12")
+    impossible = ("search", "--study", "other", *SEARCH[3:], "--max-latency-ms", "0.0001")
+    user.is_refused(2, "nearest reachable value is", *impossible)
+    assert not (user.folder / "studies" / "other").exists()
+    precise = [word.replace("int8", "float32") for word in SEARCH]
+    user.is_refused(2, "--precision float32", *precise[:2], "f32", *precise[3:])
+    table = next((user.folder / "latency_tables").glob("*.json"))
+    user.is_refused(2, "for the device board, wanted is local", "search", "--study", "l", "--data", "digits",
+                    "--device", "local", "--input", "28x28x1", "--table", table.stem)  # fmt: skip
+    copy = user.folder / "latency_tables" / "copy.json"
+    shutil.copy(table, copy)
+    user.is_refused(2, "Choose one with --table", *SEARCH[:2], "two", *SEARCH[3:])
+    copy.write_text(copy.read_text().replace('"us": ', '"us": 1', 1))
+    user.is_refused(2, "is damaged", "table", "show", "copy")
+    copy.unlink()
+
+
+def test_7_tflite_runtime_with_an_old_numpy(user: User):
+    url = f"ssh://{user.board.user}@127.0.0.1:{user.board.port}"
+    key = str(user.board.user_key)
+    user.gets("device", "add", "old", url, "--identity-file", key, "--runtime", "tflite-runtime", "--folder", "old")
+    user.gets("device", "trust", "old", "--fingerprint", fingerprint(user.board.host_key_line))
+    user.gets("device", "setup", "old")
+    done = user.gets("doctor", "old")
+    assert not [finding for finding in done["findings"] if finding["level"] == "problem"]
+    assert user.gets("profile", "old", *SPACE)["certificate"]["spearman"] > 0.8
+    words = ("search", "--study", "old", "--data", "digits", "--policy", "fit", "--device", "old", *SPACE[:6])
+    assert user.gets(*words, "--trials", "2", "--final-epochs", "12")["trials"]["complete"] == 2
+    user.gets("train", "old", "--pick", "best")
+    made = next((user.folder / "studies/old/bundles").iterdir())
+    assert user.gets("ship", str(made), "old", "--as", "digits")["active"] == 1
+
+
+def test_8_wrong_key_no_python_and_a_changed_host_key(user: User):
+    device = user.folder / "devices" / "board.toml"
+    right = device.read_text()
+    stranger = user.board.make_key("stranger")
+    device.write_text(right.replace(str(user.board.user_key), str(stranger)))
+    user.is_refused(3, "refused", "deployed", "board")
+    device.write_text(right + '\n[runtime]\npython = "/nowhere/python3"\n' if "[runtime]" not in right else
+                      right.replace("[runtime]", '[runtime]\npython = "/nowhere/python3"'))  # fmt: skip
+    user.is_refused(3, "no Python", "profile", "board", *SPACE)
+    device.write_text(right)
+    user.board.regenerate_host_key()
+    user.is_refused(3, "SHA256:", "deployed", "board")
