@@ -77,7 +77,7 @@ def _runtime(device: Device, info: DeviceInfo) -> Finding:
     if package == "tflite-runtime" and info.numpy is not None and not info.numpy.startswith("1."):
         installed = state.error != "not installed"
         what = f"NumPy {info.numpy} is the wrong one for tflite-runtime, which needs numpy<2"
-        return Finding("problem", f"{what} (its import fails: {state.error})" if installed else what, install)
+        return Finding("problem", f"{what} ({state.error})" if installed else what, install)
     try:
         requirements(device, info)
     except DeviceError as error:  # an old glibc, a 32-bit system, a Python without wheels

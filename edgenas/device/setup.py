@@ -42,7 +42,7 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
             state = info.runtime(device.runtime.package)
         if state.version is None:
             raise DeviceError(
-                f"{device.name}: {device.runtime.package} was installed, but does not import: {state.error}."
+                f"{device.name}: {device.runtime.package} was installed, but does not run: {state.error}."
             )
         progress(f"{device.name}: {state.package} {state.version} works.")
         return info

@@ -151,10 +151,14 @@ class _SshProcess:
         while True:
             moved = 0
             if pending is not None and len(pending) == 0 and (pending := _next(pieces)) is None:
-                self._channel.shutdown_write()
+                with contextlib.suppress(OSError):  # it may have ended already
+                    self._channel.shutdown_write()
             if pending is not None and self._channel.send_ready():
-                moved = self._channel.send(bytes(pending[: 1 << 15]))
-                pending = pending[moved:]
+                try:
+                    moved = self._channel.send(bytes(pending[: 1 << 15]))
+                    pending = pending[moved:]
+                except OSError:
+                    pending = None  # it ended without reading on; what it left is still to be read
             if self._channel.recv_ready():
                 data = self._channel.recv(1 << 16)
                 moved += len(data)

@@ -32,6 +32,12 @@ def test_input_reaches_the_command_and_ends(connection: Connection):
     assert connection.run(["cat"]).stdout == ""
 
 
+def test_a_command_need_not_read_its_input(connection: Connection):
+    for command in ("exit 3", "echo done; exit 3"):
+        done = connection.run(["sh", "-c", command], input=b"x" * 5_000_000)
+        assert (done.returncode, done.stdout) == (3, "done\n" if "echo" in command else "")
+
+
 def test_commands_start_at_home(connection: Connection):
     assert connection.run(["pwd"]).stdout == f"{connection.home}\n"
     assert connection.path("~/x") == connection.path("x") == f"{connection.home}/x"

@@ -119,7 +119,8 @@ def _child(reader: int, writer: int, parent: int, work: Callable[..., Any], argu
             write({"result": result})
         except BaseException as error:  # noqa: BLE001 - the parent is told
             traceback.print_exc()
-            write({"error": f"{type(error).__name__}: {error}"})
+            cause = error.__cause__ or error
+            write({"error": f"{type(cause).__name__}: {cause}"})
     finally:
         sys.stderr.flush()
         os._exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import glob
 import importlib
 import os
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,15 @@ _ACCELERATORS = {
     "/dev/hailo*": "Hailo NPU",
     "/dev/ethosu*": "Arm Ethos-U NPU",
 }
+# One ReLU as a TFLite model: a runtime that imports can still fail at its first model (with a wrong NumPy, say).
+_PROBE = (
+    "eNptUj1PwlAUvUBFglgxbYwDQwfnBlAXowNBjCR8GCSulYRqmkAxUAiDP8HJODoyOPgbnBydnE1cHBwc3Nys573eNkR9zUneO/fec989rzkiah"
+    "/UNnUyKEfrpFOWMuBSpGBP4IiugDfgJkY0Ax7jRAmcsUW2WGlZJWrSOGW4bhdYAUb2cOK451bXPuuMe56sU4Bb3/fDfQoYjL2LsWflibUFryJH"
+    "4fMUQGva4tgLxwQ0oNxsnFRax9Vmw6pX2qX9UrsE3eBeQj8xl9t3XGs4dj2nb1sTezhyBi4tgL8HZuJuwCXnX3Of02hecV810hXchmSTkktyHU"
+    "kvQk8V6cvT89eytme8JngWRVYRFc1iwcz/1RDaBXM7CPF6//b9D+ATEP7Wa9WWUR64mMOzu6b0SpeZatRdaKrMi7c5BGrAEffpdxyXfr1p+B+k"
+    "+X0yHA9B/5zj7JPQfIBvIpRlTREzgDvwq6J3Z+g5Hpy3u+VOr7eT55xY5N+avD/xBMFaBBu01nmeGPuvyC9431//nDWF+rx2OGcG35KUC95HC7"
+    "S1H+kEYqQ="
+)
 _found_runtimes: list[dict[str, Any]] = []
 
 
@@ -116,10 +127,13 @@ def accelerators() -> list[str]:
 
 
 def _runtime(context: Context, package: str, module: str) -> dict[str, Any]:
-    """Whether a runtime really imports: a wheel can install well and still die at import."""
+    """Whether a runtime really runs a model: a wheel can install well and still die at import, or later."""
 
     def attempt(report: Any) -> str:
-        importlib.import_module(module + ".interpreter")
+        content = zlib.decompress(base64.b64decode(_PROBE))
+        interpreter = importlib.import_module(module + ".interpreter").Interpreter(model_content=content)
+        interpreter.allocate_tensors()
+        interpreter.invoke()
         return _version(package) or "unknown"
 
     if _version(package) is None:

@@ -297,8 +297,9 @@ def _infer(
     interpreter = _imported[runtime].Interpreter(model_path=path, num_threads=threads)
     interpreter.allocate_tensors()
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    if tuple(rows.shape[1:]) != tuple(entry["shape"][1:]):
-        raise ValueError(f"the model takes {list(entry['shape'][1:])}, the samples are {list(rows.shape[1:])}")
+    taken = [int(size) for size in entry["shape"][1:]]
+    if list(rows.shape[1:]) != taken:
+        raise ValueError(f"the model takes {taken}, the samples are {list(rows.shape[1:])}")
     answers = []
     start = told = time.monotonic()
     for number, row in enumerate(rows):
