@@ -1,0 +1,60 @@
+#!/bin/sh
+# Bring Debian packages that this machine lacks, where apt is there and allowed; otherwise say what that means.
+# Usage: system_parts.sh PACKAGE...      (openssh-server, dataset-fashion-mnist)
+set -eu
+
+is_there() {
+    case $1 in
+        openssh-server) command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] ;;
+        dataset-fashion-mnist) [ -f /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ] ;;
+        *) echo "system_parts.sh does not know the package $1" >&2; exit 2 ;;
+    esac
+}
+
+without() {
+    case $1 in
+        openssh-server) echo "no OpenSSH server here: the tests of SSH devices will be skipped" ;;
+        dataset-fashion-mnist) echo "no Fashion-MNIST of Debian's here: tests on it will be skipped, quickstart looks elsewhere" ;;
+    esac
+}
+
+missing=''
+for package; do
+    is_there "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ]; then
+    as_root=''
+elif sudo -n true 2>/dev/null; then
+    as_root=sudo
+else
+    as_root=none
+fi
+
+# Under systemd a package starts its service at once, unless this file forbids it. The tests start servers of their own.
+policy=/usr/sbin/policy-rc.d
+forbid_start() {
+    if [ -d /run/systemd/system ] && [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+        $as_root chmod 755 $policy
+        trap '$as_root rm -f $policy; $as_root systemctl disable ssh.socket ssh.service >/dev/null 2>&1 || true' EXIT
+    fi
+}
+
+if command -v apt-get >/dev/null && [ "$as_root" != none ]; then
+    echo "Installing$missing with apt-get ..."
+    case $missing in *openssh-server*) forbid_start ;; esac
+    { $as_root apt-get update -qq &&
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    } >/dev/null || echo "apt-get failed: going on without." >&2
+    reason='apt-get could not install it'
+elif command -v apt-get >/dev/null; then
+    reason="install it with: sudo apt-get install$missing"
+else
+    reason='there is no apt-get on this machine'
+fi
+
+for package in $missing; do
+    is_there "$package" || echo "Note: $(without "$package") ($reason)."
+done
