@@ -76,7 +76,7 @@ def test_2_profile_uses_one_connection(user: User):
     before = user.logins()
     found = user.gets("profile", "board", *SPACE)
     assert user.logins() == before + 1
-    assert found["entries"] > 553
+    assert found["entries"] > 557
     assert found["certificate"]["networks"] == 10
     assert found["certificate"]["spearman"] > 0.9
 
