@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for `board`
-
-from board import Board
-
 from edgenas.architecture import Architecture
 from edgenas.deploy import Bundle, FinalTraining, Samples, train_bundle
 from edgenas.deploy.manifest import Network
@@ -23,6 +19,7 @@ from edgenas.latency.table import Certificate, Entry, Identity, LatencyTable
 from edgenas.latency.table import Network as Certified
 from edgenas.ledger import Ledger
 from edgenas.model import build_model, convert, converter_version, run_tflite
+from tests.board import Board
 
 SMALL = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu6 head_c16_relu6 dense_n10")
 BIG = Architecture.parse("input_8x8x1 conv_k3_s2_c64_relu6 head_c4096_relu6 dense_n10")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL
 
 from edgenas.deploy import Bundle, FinalTraining, train_bundle
 from edgenas.errors import CheckFailedError, InputError
@@ -19,6 +18,7 @@ from edgenas.evaluation.data import Dataset, split
 from edgenas.latency.table import LatencyTable
 from edgenas.ledger import Ledger
 from edgenas.model import build_model, run_tflite
+from tests.deploy.conftest import SMALL
 
 Final = Callable[..., FinalTraining]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board import Board, Proxy
-from conftest import on_board
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, Samples, deployed, rollback, ship
 from edgenas.device import Device, Limits
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.latency.table import LatencyTable
+from tests.board import Board, Proxy
+from tests.deploy.conftest import on_board
 
 Rewritten = Callable[..., Bundle]
 TableOf = Callable[..., LatencyTable]

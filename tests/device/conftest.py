@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # for `board`
-
-from board import Board
-
 from edgenas.device import Connection, Device, connect
+from tests.board import Board
 
 _MAKE_MODELS = """
 import sys

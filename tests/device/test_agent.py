@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from board import Board, Proxy
 
 import edgenas.device
 from edgenas.device import Agent, Connection, Device, connect, shares_host
 from edgenas.device.session import agent_program
 from edgenas.errors import CheckFailedError, DeviceError
+from tests.board import Board, Proxy
 
 SOURCE = Path(edgenas.device.__file__).parent / "agent"
 

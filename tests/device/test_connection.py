@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
-from board import Board, Proxy
 
 from edgenas.device import Connection, Device, connect
 from edgenas.errors import DeviceError, InputError
+from tests.board import Board, Proxy
 
 ODD = ["a b", "$(id)", "`id`", "x'y\"z", "new\nline", "*", "~", "$HOME", "\\", "", "-n", "é", "; exit 7", "a#b"]
 

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from board import Board, free_port
 
 from edgenas.device import Device, connect, fetch_host_key, fingerprint, trust
 from edgenas.errors import CheckFailedError, DeviceError, InputError
+from tests.board import Board, free_port
 
 
 @pytest.fixture(autouse=True)

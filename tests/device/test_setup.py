@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from board import Board, free_port
 
 from edgenas.device import Device, DeviceInfo, Runtime, RuntimeState, connect, findings, setup
 from edgenas.device.setup import platforms, requirements
 from edgenas.errors import DeviceError
+from tests.board import Board, free_port
 
 BARE = (RuntimeState("ai-edge-litert", None, "not installed"), RuntimeState("tflite-runtime", None, "not installed"))
 PI = DeviceInfo(
