@@ -84,7 +84,8 @@ class Block(ABC):
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # A float's own text gives that float again; only a whole number is written shorter.
+    return str(value).removesuffix(".0")
 
 
 def parse_block(token: str) -> Block:

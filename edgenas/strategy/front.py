@@ -19,7 +19,7 @@ class Point:
         accuracy: the study's metric on the validation split after the study's short training, a fraction.
         latency_ms: predicted, with `latency_interval_ms` (low, high).
         arena_kb, model_kb, peak_memory_kb: predicted.
-        trial: its number in the study.
+        trial: its number in the study, and the seconds that its evaluation took.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Point:
     model_kb: float
     peak_memory_kb: float
     trial: int
+    seconds: float = 0.0
 
     @property
     def architecture(self) -> Architecture:

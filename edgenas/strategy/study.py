@@ -273,6 +273,7 @@ def points_of(study: "optuna.Study") -> list[Point]:
                 model_kb=notes["model_kb"],
                 peak_memory_kb=notes["peak_memory_kb"],
                 trial=trial.number,
+                seconds=notes["seconds"],
             )
         )
     return points
