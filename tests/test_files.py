@@ -134,7 +134,7 @@ def test_from_mapping_names_what_is_missing() -> None:
 def test_broken_toml_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="The device file .* cannot be read"):
+    with pytest.raises(InputError, match=r"The device file .* cannot be read"):
         files.read_toml(path, "device")
     with pytest.raises(InputError, match="There is no device file"):
         files.read_toml(tmp_path / "y.toml", "device")
