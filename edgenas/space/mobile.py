@@ -95,6 +95,7 @@ class MobileSpace:
         self._names = tuple(self.choices)
         self._position = {name: index for index, name in enumerate(self._names)}
         self._counts = np.array([len(values) for values in self.choices.values()])
+        _ = self.smallest  # its blocks refuse a shape, an activation or a number of classes that cannot be
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
@@ -217,7 +218,13 @@ class MobileSpace:
         return self.canonical(rng.integers(0, self._counts, size=(count, len(self._names))))
 
     def mutate(self, codes: Codes, rng: np.random.Generator, rate: float = 0.1) -> Codes:
-        """Rows in which each choice was drawn anew with probability `rate`; each differs from its origin."""
+        """Rows in which each choice was drawn anew with probability `rate`; each differs from its origin.
+
+        Raises:
+            InputError: the rate is not above 0 and at most 1.
+        """
+        if not 0 < rate <= 1:
+            raise InputError(f"The rate of mutation is above 0 and at most 1, received {rate}.")
         result = self.canonical(codes)
         same = np.ones(len(result), dtype=bool)
         while same.any():

@@ -27,8 +27,10 @@ blocks = st.one_of(
     st.builds(Dense, st.integers(2, 1000)),
     st.builds(Joined, small),
 )
-CHAIN = "input_28x28x1 conv_k3_s2_c16_relu6 mbconv_k3_e3_s1_c16_relu6 mbconv_k5_e6_s2_c24_se0.25_relu6 "
+CHAIN = (
+    "input_28x28x1 conv_k3_s2_c16_relu6 mbconv_k3_e3_s1_c16_relu6 mbconv_k5_e6_s2_c24_se0.25_relu6 "
     "head_c64_relu6 dense_n10"
+)
 # Two branches from node 1, joined again by node 4.
 BRANCHED = "input_4x4x1 conv_k1_s1_c4_relu6 conv_k1_s1_c2_relu6 conv_k3_s1_c2_relu6@1 joined@2,3 head_c4_relu6 dense_n3"
 

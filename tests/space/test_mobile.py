@@ -234,7 +234,7 @@ def test_activation_and_classes_are_the_spaces_own() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "text"),
     [
-        ("tny", (28, 28, 1), "There is no space 'tny'.*Did you mean 'tiny'"),
+        ("tny", (28, 28, 1), "There is no space 'tny': use tiny or standard"),
         ("tiny", (96, 96, 3), "8 to 64 px a side, received 96x96: use --space standard"),
         ("tiny", (28, 65, 3), "received 28x65"),
         ("standard", (64, 64, 3), "use --space tiny"),
