@@ -58,13 +58,17 @@ class Board:
         return path
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it greets.
+
+        That a port can be connected to is not enough: after a restart, a child of the old server may still hold it.
+        """
         log = self.folder / "sshd.log"
         argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
         self._process = subprocess.Popen(argv)
         for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as greeted:
+                if greeted.recv(4) == b"SSH-":
+                    return
             time.sleep(0.05)
         raise AssertionError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
 
