@@ -61,6 +61,8 @@ def read_rounds(answer: Mapping[str, Any], models: int, busy_s: float) -> Rounds
         good = [index for index in range(models) if index not in failed]
         visits = _times(answer["visits_us"], good)
         beside = _times(answer["reference_at"], good)
+        if visits.shape != beside.shape:
+            raise ValueError(f"{len(visits)} rounds of the models, {len(beside)} of the reference")
         reference = np.array([time for row in answer["reference_us"] for time in row], dtype=float)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise DeviceError(f"The device's answer to 'measure' makes no sense: {error!r}.") from None

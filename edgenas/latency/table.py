@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from edgenas.errors import EdgeNASError, InputError, near
 from edgenas.space import Codes, MobileSpace
 
 Values = npt.NDArray[np.float64]
+Source = Literal["measured", "imported", "simulated"]
 SCHEMA = 1
 SUFFIX = ".json"
 
@@ -138,7 +139,7 @@ class LatencyTable:
     """
 
     identity: Identity
-    source: Literal["measured", "imported", "simulated"]
+    source: Source
     reference: tuple[str, float]
     empty_us: float
     entries: dict[Layer, Entry]
@@ -147,6 +148,8 @@ class LatencyTable:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.source not in get_args(Source):
+            raise InputError(f"The source of a latency table is one of {get_args(Source)}, received {self.source!r}.")
         for layer, entry in self.entries.items():
             if not (math.isfinite(entry.us) and entry.us > 0):
                 raise InputError(f"A latency table takes positive, finite times only: {layer} has {entry.us!r} us.")
@@ -212,6 +215,8 @@ class LatencyTable:
         """h such that |predicted / measured - 1| <= h with probability `coverage`."""
         if self.certificate is None:
             raise InputError("This table has no certificate, so it gives no interval: profile the device again.")
+        if not 0 < coverage <= 1:
+            raise InputError(f"A coverage is a share above 0 and at most 1, received {coverage}.")
         errors = np.sort(np.abs(self.certificate.relative_errors))
         rank = math.ceil((len(errors) + 1) * coverage)
         if rank > len(errors):
@@ -317,7 +322,7 @@ class LatencyTable:
                 certificate=None if certificate is None else files.from_mapping(Certificate, certificate, where),
                 provenance=dict(content["provenance"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"The latency table {where} cannot be read: {error!r}. Profile the device again."
             ) from None

@@ -262,8 +262,8 @@ def test_a_foreign_network_is_named() -> None:
 def test_a_setting_with_a_hole_is_named() -> None:
     space = made("tiny", (28, 28, 1))
     values = space.values(space.smallest_code)
-    with pytest.raises(InputError, match="width: expected one of .*, received 0.3"):
+    with pytest.raises(InputError, match=r"width: expected one of .*, received 0.3"):
         space.codes(values | {"width": 0.3})
     del values["stage1_depth"]
-    with pytest.raises(InputError, match="stage1_depth: expected one of .*, received None"):
+    with pytest.raises(InputError, match=r"stage1_depth: expected one of .*, received None"):
         space.codes(values)

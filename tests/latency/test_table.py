@@ -1,0 +1,311 @@
+"""The latency table: what it takes, how it adds up, how it is kept on disk."""
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgenas.files as files
+from edgenas.architecture import Dense, Layer
+from edgenas.errors import InputError
+from edgenas.latency.table import Certificate, Entry, LatencyTable, MissingLayersError, Network, table_names
+from edgenas.space import MobileSpace
+
+Simulate = Callable[[MobileSpace], LatencyTable]
+SPACE = MobileSpace("tiny", (28, 28, 1), 10)
+
+
+@pytest.fixture(scope="module")
+def table(simulate: Simulate) -> LatencyTable:
+    return simulate(SPACE)
+
+
+def few(table: LatencyTable) -> LatencyTable:
+    """The same with three entries: a short file."""
+    return dataclasses.replace(table, entries=dict(list(table.entries.items())[:3]))
+
+
+# What it takes
+
+
+@pytest.mark.parametrize("us", [math.nan, math.inf, -math.inf, 0.0, -1.0])
+def test_impossible_times_are_refused(table: LatencyTable, us: float) -> None:
+    layer = next(iter(table.entries))
+    with pytest.raises(InputError, match="positive, finite times only: input_28x28x1@28x28x1 has"):
+        dataclasses.replace(table, entries=table.entries | {layer: Entry(us, 0.0)})
+
+
+# Prediction
+
+
+@pytest.mark.parametrize(("name", "shape"), [("tiny", (28, 28, 1)), ("tiny", (33, 64, 3)), ("standard", (96, 96, 3))])
+def test_codes_and_networks_are_predicted_alike(simulate: Simulate, name: str, shape: tuple[int, int, int]) -> None:
+    space = MobileSpace(name, shape, 10)
+    table = simulate(space)
+    codes = space.sample(np.random.default_rng(1), 200)
+    by_codes = table.estimate_codes_ms(space, codes)
+    networks = space.decode_codes(codes)
+    np.testing.assert_allclose(by_codes, table.estimate_ms(networks), rtol=1e-12)
+    total = sum(table.entries[layer].us for layer in networks[0].layers())
+    assert by_codes[0] == pytest.approx((1.1 * total + 3.5) / 1000)
+
+
+def test_no_network_takes_less_than_nothing(table: LatencyTable) -> None:
+    lowered = dataclasses.replace(table, calibration=dataclasses.replace(table.calibration, offset_us=-1e9))
+    assert lowered.estimate_ms([SPACE.smallest])[0] > 0
+
+
+def test_nothing_is_predicted_for_nothing(table: LatencyTable) -> None:
+    assert table.estimate_ms([]).shape == (0,)
+    assert table.estimate_codes_ms(SPACE, SPACE.sample(np.random.default_rng(0), 0)).shape == (0,)
+
+
+def test_missing_layers_are_named_with_the_command(table: LatencyTable) -> None:
+    other = MobileSpace("tiny", (32, 32, 1), 10)
+    with pytest.raises(MissingLayersError, match=r"lacks \d+ layers") as caught:
+        table.estimate_codes_ms(other, other.smallest_code[None])
+    assert str(caught.value.layers[0]) in str(caught.value)
+    command = "edgenas profile board --space tiny --input 32x32x1 --precision int8 --threads 1"
+    assert str(caught.value).endswith(command)
+    with pytest.raises(MissingLayersError, match=r"edgenas profile board .*--precision int8") as caught:
+        table.estimate_ms([SPACE.smallest, other.smallest])
+    assert all(layer in other.smallest.layers() for layer in caught.value.layers)
+
+
+def test_the_command_names_another_activation(table: LatencyTable) -> None:
+    other = MobileSpace("tiny", (28, 28, 1), 10, activation="hardswish")
+    with pytest.raises(MissingLayersError, match="--activation hardswish"):
+        table.costs_us(other)
+
+
+def test_classes_between_measured_ones_are_interpolated(table: LatencyTable) -> None:
+    entries = dict(table.entries)
+    for dense in [layer for layer in entries if isinstance(layer.block, Dense)]:
+        entries[dense] = Entry(2.0, 0.0)
+        entries[Layer(Dense(100), dense.input_shapes)] = Entry(11.0, 0.0)
+    table = dataclasses.replace(table, entries=entries)
+    ten, middle, hundred, beyond, below = (SPACE.with_classes(n) for n in (10, 50, 100, 101, 9))
+    codes = SPACE.sample(np.random.default_rng(0), 20)
+    base, between, top = (table.estimate_codes_ms(space, codes) for space in (ten, middle, hundred))
+    np.testing.assert_allclose((between - base) * 1000, 1.1 * 9 * 40 / 90)
+    np.testing.assert_allclose((top - base) * 1000, 1.1 * 9)
+    np.testing.assert_allclose(table.estimate_ms(middle.decode_codes(codes)), between)
+    for space in (beyond, below):
+        with pytest.raises(MissingLayersError, match=f"--classes {space.classes}"):
+            table.estimate_codes_ms(space, codes)
+        with pytest.raises(MissingLayersError, match=f"--classes {space.classes}"):
+            table.estimate_ms(space.decode_codes(codes))
+
+
+# Intervals
+
+
+def test_intervals_hold_the_prediction_and_grow_with_coverage(table: LatencyTable) -> None:
+    networks = [SPACE.smallest, SPACE.largest]
+    middle = table.estimate_ms(networks)
+    widths = []
+    for coverage in (0.5, 0.7, 0.9):
+        low, high = table.interval_ms(networks, coverage)
+        assert ((low < middle) & (middle < high)).all()
+        widths.append(high - low)
+    assert (np.diff(widths, axis=0) > 0).all()
+    # 10 networks: the 10th smallest error backs 90%, the 6th 50%.
+    assert table.relative_half_width(0.9) == pytest.approx(0.12)
+    assert table.relative_half_width(0.5) == pytest.approx(0.045)
+
+
+@pytest.mark.parametrize("coverage", [0.91, 0.95, 1.0])
+def test_more_coverage_than_the_certificate_backs_is_refused(table: LatencyTable, coverage: float) -> None:
+    with pytest.raises(InputError, match="10 networks in the certificate back a coverage of up to 91%"):
+        table.interval_ms([SPACE.smallest], coverage)
+
+
+@pytest.mark.parametrize("coverage", [0.0, -0.5, 1.5, math.nan])
+def test_a_coverage_that_is_no_share_is_refused(table: LatencyTable, coverage: float) -> None:
+    with pytest.raises(InputError, match="coverage"):
+        table.interval_ms([SPACE.smallest], coverage)
+
+
+def test_intervals_cover_what_they_promise() -> None:
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(400):
+        measured = rng.lognormal(0, 0.03, 11)
+        networks = tuple(Network("n", float(value), float(value), 1.0) for value in measured[:10])
+        half = float(np.sort(np.abs(Certificate(networks).relative_errors))[math.ceil(11 * 0.8) - 1])
+        held.append(1 / (1 + half) <= measured[10] <= 1 / (1 - half))
+    # Split conformal prediction: at least 80%, at most 80% + 1/11; two standard errors of 400 draws.
+    assert 0.8 - 0.04 <= np.mean(held) <= 0.8 + 1 / 11 + 0.04
+
+
+def test_without_a_certificate_there_is_no_interval(table: LatencyTable) -> None:
+    with pytest.raises(InputError, match="no certificate"):
+        dataclasses.replace(table, certificate=None).interval_ms([SPACE.smallest])
+
+
+def test_a_certificate_in_figures(table: LatencyTable) -> None:
+    assert table.certificate is not None
+    summary = table.certificate.summary()
+    assert summary["networks"] == 10
+    assert summary["within_5_percent"] == pytest.approx(0.6)
+    assert summary["within_10_percent"] == pytest.approx(0.9)
+    assert summary["mape"] == pytest.approx(0.0475)
+    assert summary["noise_floor"] == pytest.approx(0.01)
+
+
+# On disk
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_save_and_load_is_the_identity(table: LatencyTable, tmp_path: Path, bare: bool) -> None:
+    if bare:
+        identity = dataclasses.replace(table.identity, cores=None)
+        table = dataclasses.replace(table, certificate=None, provenance={}, identity=identity)
+    path = tmp_path / "folder" / "table.json"
+    table.save(path)
+    assert LatencyTable.load(path) == table
+    assert LatencyTable.load(str(path)).checksum == table.checksum
+    assert json.loads(path.read_text())["source"] == "simulated"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("saved") / "table.json"
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_a_changed_byte_is_found(table: LatencyTable, saved: Path, data: st.DataObject) -> None:
+    few(table).save(saved)
+    content = bytearray(saved.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[position]))
+    saved.write_bytes(content)
+    try:
+        found = LatencyTable.load(saved)
+    except InputError as error:
+        assert str(saved) in str(error)
+    else:
+        assert found == few(table)  # another white space, another spelling of the same number
+
+
+def test_a_changed_number_is_found(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    few(table).save(path)
+    path.write_text(path.read_text().replace('"us": 12.5', '"us": 12.6'))
+    with pytest.raises(InputError, match="is damaged: its checksum does not match"):
+        LatencyTable.load(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -2])
+def test_a_cut_file_is_one_clear_error(table: LatencyTable, tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="cannot be read"):
+        LatencyTable.load(path)
+
+
+def resealed(content: dict[str, Any], path: Path) -> Path:
+    """Someone who wrote a table by hand and computed its checksum."""
+    content = {key: value for key, value in content.items() if key != "checksum"}
+    content["checksum"] = files.sha256(files.canonical_json(content).encode())
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"schema": 2}, "has schema 2, expected 1"),
+        ({"source": "guessed"}, "one of .*simulated.*, received 'guessed'"),
+        ({"entries": {"dense_n2@1x1x8": [0, 0]}}, "positive, finite times only"),
+        ({"entries": {"dense_n2@1x1x8": [-1.0, 0]}}, "positive, finite times only"),
+        ({"entries": {"dens_n2@1x1x8": [1.0, 0]}}, "Unknown kind of block 'dens'"),
+        ({"entries": {"dense_n2@1x1x8": 1.0}}, "cannot be read"),
+        ({"entries": ["dense_n2@1x1x8"]}, "cannot be read"),
+        ({"entries": None}, "cannot be read"),
+        ({"identity": {"device": "x"}}, "the key 'fingerprint' is missing"),
+        ({"calibration": {"scal": 1.0}}, "unknown key 'scal'"),
+        ({"reference": {}}, "cannot be read"),
+        ({"certificate": []}, "expected a table"),
+    ],
+)
+def test_a_table_written_by_hand_is_checked(
+    table: LatencyTable, tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    path = tmp_path / "table.json"
+    few(table).save(path)
+    resealed(json.loads(path.read_text()) | change, path)
+    with pytest.raises(InputError, match=text):
+        LatencyTable.load(path)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_none_is_refused(table: LatencyTable, tmp_path: Path, number: str) -> None:
+    path = tmp_path / "table.json"
+    few(table).save(path)
+    path.write_text(path.read_text().replace("12.5", number))
+    with pytest.raises(InputError, match="cannot be read"):
+        LatencyTable.load(path)
+
+
+def test_names_that_are_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: LatencyTable) -> None:
+    monkeypatch.chdir(tmp_path)
+    few(table).save(Path("latency_tables/board-tiny.json"))
+    assert "board-tiny" in table_names()
+    assert LatencyTable.load("board-tiny") == few(table)
+    with pytest.raises(InputError, match=r"There is no latency table 'bord-tiny'\. Did you mean 'board-tiny'"):
+        LatencyTable.load("bord-tiny")
+    with pytest.raises(InputError, match=r"There is no latency table nowhere/x\.json"):
+        LatencyTable.load("nowhere/x.json")
+
+
+SAVER = """
+import dataclasses, sys
+from pathlib import Path
+from edgenas.latency.table import LatencyTable
+
+path = Path(sys.argv[1])
+table = LatencyTable.load(path)
+print("ready", flush=True)
+turn = 0
+while True:
+    turn += 1
+    dataclasses.replace(table, provenance={"turn": turn}).save(path)
+"""
+
+
+def test_killed_while_saving_leaves_a_whole_table(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    table.save(path)
+    for turn in range(5):
+        saver = subprocess.Popen([sys.executable, "-c", SAVER, str(path)], stdout=subprocess.PIPE)
+        assert saver.stdout is not None
+        with saver, saver.stdout:
+            saver.stdout.readline()
+            time.sleep(0.1 + 0.017 * turn)
+            saver.send_signal(signal.SIGKILL)
+        found = LatencyTable.load(path)
+        assert found.provenance["turn"] >= 1
+        assert found.entries == table.entries
+
+
+def test_merged_keeps_its_own_entries(table: LatencyTable) -> None:
+    short = few(table)
+    layer = next(iter(short.entries))
+    other = dataclasses.replace(table, entries=table.entries | {layer: Entry(1e6, 0.0)})
+    merged = short.merged(other)
+    assert merged.entries[layer] == short.entries[layer]
+    assert set(merged.entries) == set(table.entries)
