@@ -25,7 +25,7 @@ TRIALS = 12
 # The limit on latency is where this share of the space's networks keeps it.
 SHARE_KEPT = 0.4
 # The last training gets as many epochs as fit into about this time, by what the network's trial took.
-TRAINING_S = 200
+TRAINING_S = 160
 # A trial sees so many images (its training images, and its validation images at a third of the cost) in its seconds,
 # less those that building and tracing take.
 STARTING_S = 6
