@@ -1,5 +1,6 @@
 """The profiler: from a space and a device to a latency table with a certificate."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -193,7 +194,8 @@ class _Session:
                     done += len(batch)
                     self._progress("measuring", done, total)
         finally:
-            self._connection.run(["rm", "-rf", self._remote])
+            with contextlib.suppress(DeviceError):  # a link that broke has said so already
+                self._connection.run(["rm", "-rf", self._remote])
 
     def _converted(
         self, pool: ConversionPool, todo: Sequence[Sequence[tuple[str, Layer | Architecture]]]
@@ -294,6 +296,7 @@ class _Session:
             entries=entries,
             provenance={
                 "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "sessions": self._journal.begun,
                 "device_busy_s": round(sum(session["busy_s"] for session in sessions), 1),
                 "conversion_s": round(self._conversion_s, 1),
                 "reference_spread": round(max(session["reference_spread"] for session in sessions), 4),
@@ -347,8 +350,8 @@ class _Journal:
         if begun and begun[0]["identity"] != identity:
             shutil.rmtree(folder)
             begun = []
-        if not begun:
-            ledger.append("session", identity=identity)
+        ledger.append("session", identity=identity)
+        self.begun = len(begun) + 1
         for entry in ledger.entries("batch"):
             self._take(entry["lines"], entry["session"])
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,24 @@ def test_1_a_device_is_added_trusted_and_set_up(user: User):
     assert user.types("doctor", "board").returncode == 0
 
 
-def test_2_profile_uses_one_connection(user: User):
+def test_2_profile_goes_on_after_a_kill_and_uses_one_connection(user: User):
+    argv = [sys.executable, "-c", "from edgenas.cli import main; main()", "profile", "board", *SPACE]
+    process = subprocess.Popen(argv, cwd=user.folder, stderr=subprocess.DEVNULL)
+    journal = user.folder / ".edgenas/profiles/board-tiny-28x28x1-int8-t1/measured.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.read_text().count('"batch"') == 2):
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    measured = [json.loads(line) for line in journal.read_text().splitlines() if '"batch"' in line]
     before = user.logins()
     found = user.gets("profile", "board", *SPACE)
     assert user.logins() == before + 1
+    made = json.loads(next((user.folder / "latency_tables").glob("*.json")).read_text())
+    assert made["provenance"]["sessions"] == 2
+    # What was measured before the kill was not measured again: the table holds those very ratios.
+    line = measured[1]["lines"][0]
+    cost_us = line["ratio"] * made["reference"]["us"] - made["empty_us"]
+    assert made["entries"][line["key"]][0] == pytest.approx(max(cost_us, 0.01), abs=1e-3)
     assert found["entries"] > 557
     assert found["certificate"]["networks"] == 10
     assert found["certificate"]["spearman"] > 0.9
