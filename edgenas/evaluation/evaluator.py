@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from edgenas.evaluation.data import Dataset, Splits, stratified_sample
 from edgenas.evaluation.recipe import Candidate, Fidelity
 from edgenas.evaluation.training import Indices, TrainingError, measure, prepare_tensorflow, train
+from edgenas.model import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ def seed_of(seed: int, candidate: Candidate) -> int:
     """A seed of the candidate's own, the same whenever in a study it is evaluated."""
     digest = hashlib.sha256(f"{seed} {candidate.architecture.id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % 2**31
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    prepare_tensorflow()
 
 
 def _evaluate(
@@ -104,7 +110,7 @@ class TrainEvaluator:
                 max_workers=1,
                 # Spawned, not forked: TensorFlow does not survive a fork.
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=prepare_tensorflow,
+                initializer=_start_worker,
                 max_tasks_per_child=self._TASKS_PER_PROCESS,
             )
         values: dict[str, Any] | None = None

@@ -13,7 +13,7 @@ from edgenas.model.convert import (
 )
 from edgenas.model.interpret import run_tflite
 from edgenas.model.quiet import keras_on_tensorflow, quiet
-from edgenas.model.workers import ConversionPool
+from edgenas.model.workers import ConversionPool, end_with_parent
 
 __all__ = [
     "PRECISIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "convert_layer",
     "convert_network",
     "converter_version",
+    "end_with_parent",
     "input_of",
     "keras_on_tensorflow",
     "quiet",

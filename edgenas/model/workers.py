@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -12,7 +14,20 @@ from edgenas.model.convert import Precision, convert_layer, convert_network, con
 from edgenas.model.quiet import keras_on_tensorflow
 
 
+def end_with_parent() -> None:
+    """Make this worker process end when the process that started it is gone: nothing else tells it of a `kill -9`."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _start_worker() -> None:
+    end_with_parent()
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # conversion needs no GPU, and each worker would take its memory
     keras_on_tensorflow()
     import tensorflow as tf
