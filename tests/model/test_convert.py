@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import joined  # noqa: F401 -- a kind of block for branches
 import numpy as np
 import pytest
 
+import tests.joined  # noqa: F401 -- a kind of block for branches
 from edgenas.architecture import Architecture, Layer
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data import load_dataset
