@@ -5,13 +5,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgenas.model.quiet import quiet
+
 
 def run_tflite(content: bytes, images: npt.NDArray[np.uint8], threads: int = 1) -> npt.NDArray[Any]:
     """[N, classes] raw outputs (float32 or uint8) for raw images [N, height, width, channels], one by one."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content, num_threads=threads)
-    interpreter.allocate_tensors()
+    with quiet():
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
     given, wanted = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     outputs = np.empty((len(images), *wanted["shape"][1:]), dtype=wanted["dtype"])
     for index, image in enumerate(images):
