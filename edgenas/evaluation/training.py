@@ -40,7 +40,7 @@ def prepare_tensorflow(threads: int | None = None) -> None:
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # it has begun
         tf.config.threading.set_intra_op_parallelism_threads(threads or os.cpu_count() or 1)
-        tf.config.threading.set_inter_op_parallelism_threads(2)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
 
