@@ -133,6 +133,10 @@ def test_killed_in_the_middle_it_goes_on_from_the_last_epoch(digits: Dataset, fi
     assert resumed.manifest.accuracy.float_test > 0.5
     assert not (tmp_path / "checkpoint").exists()
 
+    whole = final(tmp_path, precision="float32", epochs=epochs, folder=tmp_path / "b2", checkpoint=tmp_path / "other")
+    uninterrupted = train_bundle(whole, ledger=Ledger(tmp_path / "other.jsonl"))
+    assert resumed.model_path.read_bytes() == uninterrupted.model_path.read_bytes()
+
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(final: Final, tmp_path: Path) -> None:
     old = tmp_path / "checkpoint" / "epoch-5"

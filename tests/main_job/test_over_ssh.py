@@ -179,7 +179,7 @@ def test_8_wrong_key_no_python_and_a_changed_host_key(user: User):
     right = device.read_text()
     stranger = user.board.make_key("stranger")
     device.write_text(right.replace(str(user.board.user_key), str(stranger)))
-    user.is_refused(3, "refused", "deployed", "board")
+    user.is_refused(3, "refuses the login", "deployed", "board")
     device.write_text(right + '\n[runtime]\npython = "/nowhere/python3"\n' if "[runtime]" not in right else
                       right.replace("[runtime]", '[runtime]\npython = "/nowhere/python3"'))  # fmt: skip
     user.is_refused(3, "no Python", "profile", "board", *SPACE)
