@@ -47,6 +47,7 @@ class Board:
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
+        self._prefix: list[str] = []
         self.start()
 
     def make_key(self, name: str, passphrase: str = "") -> Path:
@@ -64,7 +65,7 @@ class Board:
         """
         log = self.folder / "sshd.log"
         argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
-        self._process = subprocess.Popen(argv)
+        self._process = subprocess.Popen([*self._prefix, *argv])
         for _ in range(100):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as greeted:
                 if greeted.recv(4) == b"SSH-":
@@ -83,6 +84,30 @@ class Board:
         """What a board does that was installed anew."""
         self.stop()
         self.make_key("host")
+        self.start()
+
+    def take_password(self, password: str) -> None:
+        """Let the user in with a password only. It stands in a copy of /etc/shadow that this server alone sees."""
+        if os.getuid() != 0 or shutil.which("unshare") is None:
+            pytest.skip("needs root and unshare, for an /etc/shadow of the server's own")
+        argv = ["openssl", "passwd", "-6", "-stdin"]
+        secret = subprocess.run(argv, input=password, capture_output=True, text=True, check=True).stdout.strip()
+        lines = Path("/etc/shadow").read_text().splitlines()
+        shadow = self.folder / "shadow"
+        shadow.write_text(
+            "".join(f"{self.user}:{secret}:19000::::::\n" if line.startswith(f"{self.user}:") else f"{line}\n"
+                    for line in lines)
+        )  # fmt: skip
+        shadow.chmod(0o600)
+        config = self.folder / "sshd_config"
+        config.write_text(
+            config.read_text().replace(
+                "PasswordAuthentication no", "PasswordAuthentication yes\nPubkeyAuthentication no"
+            )
+        )
+        self.stop()
+        script = 'mount --bind "$1" /etc/shadow && shift && exec "$@"'
+        self._prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(shadow)]
         self.start()
 
     @property

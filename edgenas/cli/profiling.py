@@ -51,13 +51,13 @@ def profile(
         return
     with progress_bars() as progress:
         table = profiler.profile(target, room, precision, threads, classes=counts, progress=progress)
-    certificate = table.certificate.summary() if table.certificate else None
     result = {
         "table": name,
         "entries": len(table.entries),
         "wall_s": table.provenance["wall_s"],
         "device_busy_s": table.provenance["device_busy_s"],
-        "certificate": certificate,
+        "conversion_s": table.provenance["conversion_s"],
+        "certificate": table.certificate_summary(),
     }
     print_json(result) if as_json else _print_table_summary(name, table)
 
@@ -89,7 +89,7 @@ def list_(as_json: bool) -> None:
         except EdgeNASError as error:
             rows.append({"table": name, "error": str(error)})
             continue
-        identity, certificate = found.identity, found.certificate
+        identity, certificate = found.identity, found.certificate_summary()
         rows.append(
             {
                 "table": name,
@@ -98,13 +98,14 @@ def list_(as_json: bool) -> None:
                 "precision": identity.precision,
                 "threads": identity.threads,
                 "layers": len(found.entries),
-                "within_10_percent": certificate.summary()["within_10_percent"] if certificate else None,
+                "within_10_percent": certificate["within_10_percent"] if certificate else None,
+                "doubt": found.doubt,
             }
         )
     if as_json:
         print_json({"tables": rows})
     elif rows:
-        heads = ("table", "device", "runtime", "precision", "threads", "layers", "within_10_percent", "error")
+        heads = ("table", "device", "runtime", "precision", "threads", "layers", "within_10_percent", "doubt", "error")
         print_table(heads, [[row.get(head, "") for head in heads] for row in rows])
     else:
         stdout.print("No latency table yet. Make one: edgenas profile local --space tiny --input 28x28x1")
@@ -124,16 +125,15 @@ def show(name: str, as_json: bool) -> None:
 
     found = LatencyTable.load(name)
     if as_json:
-        certificate = found.certificate.summary() if found.certificate else None
         identity = files.as_mapping(found.identity)
         print_json({"table": name, "source": found.source, "identity": identity, "entries": len(found.entries),
-                    "certificate": certificate, "provenance": found.provenance})  # fmt: skip
+                    "certificate": found.certificate_summary(), "provenance": found.provenance})  # fmt: skip
     else:
         _print_table_summary(name, found)
 
 
 def _print_table_summary(name: str, table: Any) -> None:
-    identity, certificate = table.identity, table.certificate
+    identity, certificate = table.identity, table.certificate_summary()
     pairs = {
         "table": name,
         "device": f"{identity.device} ({identity.cpu}; fingerprint {identity.fingerprint})",
@@ -143,17 +143,30 @@ def _print_table_summary(name: str, table: Any) -> None:
         "source": table.source,
     }
     if "wall_s" in table.provenance:
-        pairs["took"] = f"{table.provenance['wall_s']} s, the device busy for {table.provenance['device_busy_s']} s"
-    if certificate is None:
-        pairs["certificate"] = "NONE: its predictions were never checked"
-    else:
-        found = certificate.summary()
-        pairs["certificate"] = (
-            f"{found['networks']} networks that took no part: {found['within_5_percent']:.0%} within 5%, "
-            f"{found['within_10_percent']:.0%} within 10%, mean error {found['mape']:.1%} "
-            f"(repeating a measurement: {found['noise_floor']:.1%}), rank correlation {found['spearman']:.3f}"
+        pairs["took"] = (
+            f"{table.provenance['wall_s']} s: the device was busy for {table.provenance['device_busy_s']} s, "
+            f"conversion took {table.provenance['conversion_s']} s"
         )
+    if certificate is not None:
+        pairs["certificate"] = _quality(certificate, "networks that took no part")
+        if certificate["slow_kernels"]:
+            kernels = ", ".join(map(str, certificate["slow_kernels"]))
+            pairs["slow here"] = f"depthwise kernels of size {kernels}"
+            pairs["without them"] = _quality(certificate["without_slow_kernels"], "of these networks")
+        pairs["intervals"] = f"90% lie within a factor of {table.interval_factor(0.9):.3f} of the prediction"
+    if table.doubt is not None:
+        pairs["DOUBT"] = f"{table.doubt}: its predictions are no promise"
     print_pairs(pairs)
+
+
+def _quality(found: dict[str, Any], what: str) -> str:
+    if not found["networks"]:
+        return f"0 {what}"
+    rank = "" if found["spearman"] is None else f", rank correlation {found['spearman']:.3f}"
+    return (
+        f"{found['networks']} {what}: {found['within_5_percent']:.0%} within 5%, {found['within_10_percent']:.0%} "
+        f"within 10%, mean error {found['mape']:.1%} (repeating a measurement: {found['noise_floor']:.1%}){rank}"
+    )
 
 
 @click.command()
@@ -161,8 +174,9 @@ def _print_table_summary(name: str, table: Any) -> None:
 @click.argument("device")
 @click.option("--runs", type=click.IntRange(10, 100_000), default=200, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--every-ms", type=click.FloatRange(0.1, 60_000), help="Sleep in between: 100 is a 10 Hz camera.")
 @json_option
-def measure(model: Path, device: str, runs: int, threads: int, as_json: bool) -> None:
+def measure(model: Path, device: str, runs: int, threads: int, every_ms: float | None, as_json: bool) -> None:
     """Measure any MODEL.tflite on DEVICE: latency and memory.
 
     \b
@@ -171,7 +185,15 @@ def measure(model: Path, device: str, runs: int, threads: int, as_json: bool) ->
     from edgenas.device import Device
     from edgenas.latency.measuring import measure_file
 
-    result = measure_file(model, Device.load(device), runs, threads)
+    with progress_bars() as progress:
+        result = measure_file(
+            model,
+            Device.load(device),
+            runs,
+            threads,
+            every_ms,
+            lambda attempt, tries: progress("waiting: the device is disturbed", attempt, tries),
+        )
     if as_json:
         print_json(result)
     else:

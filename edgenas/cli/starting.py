@@ -31,9 +31,8 @@ def quickstart(folder: Path, as_json: bool) -> None:
             progress,
             lambda report: console.print(f"    {trial_line(report)}", markup=False),
         )
-    certificate = told.table.certificate.summary() if told.table.certificate else {}
     if as_json:
-        print_json({"data": told.data, "certificate": certificate, "front": front_rows(told.front),
+        print_json({"data": told.data, "certificate": told.table.certificate_summary(), "front": front_rows(told.front),
                     "bundle": str(folder / told.bundle.folder), "test_accuracy": told.bundle.manifest.accuracy.test,
                     "latency_ms": told.shipped.latency_ms, "predicted_ms": told.shipped.predicted_ms,
                     "promise_kept": told.shipped.promise_kept})  # fmt: skip

@@ -1,7 +1,6 @@
 """What a latency table promises of a network on one device, and what was measured there."""
 
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
-from edgenas.latency.profiler import STEADY
-from edgenas.latency.rounds import Rounds, read_rounds
+from edgenas.latency.rounds import measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
 from edgenas.model import Precision, convert_network
 
 COVERAGE = 0.9  # of the interval that a promise is
-_ROUNDS, _TRIES = 30, 3
 _RUNS = 100  # of a model measured alone
 
 
@@ -75,6 +72,8 @@ def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent
         gap = f"the table was measured with {identity.runtime} {identity.runtime_version}, the device has {version}"
     elif identity.cores != agent.device.runtime.cores:
         gap = f"the table was measured on cores {identity.cores}, the device's are {agent.device.runtime.cores}"
+    elif table.doubt is not None:
+        gap = table.doubt
     else:
         try:
             return Promise(predicted_ms, float(table.interval_ms([architecture], COVERAGE)[1][0]), None)
@@ -100,31 +99,20 @@ def measure_beside_reference(
         local = Path(folder) / "reference.tflite"
         files.write_atomically(local, reference_model(table))
         connection.put(local, f"{scratch}/reference.tflite")
-    best: tuple[Rounds, Any] | None = None
-    for attempt in range(_TRIES):
-        start = time.monotonic()
-        answer = agent.call(
-            "measure",
-            timeout_s=300,
-            models=[model],
-            reference=f"{scratch}/reference.tflite",
-            rounds=_ROUNDS,
-            threads=table.identity.threads,
-            runtime=table.identity.runtime,
-            cores=table.identity.cores,
-            seed=attempt,
-        )
-        rounds = read_rounds(answer, 1, time.monotonic() - start)
-        if rounds.failed:
-            raise CheckFailedError(f"{agent.device.name}: the model does not run there: {rounds.failed[0]}.")
-        if best is None or rounds.reference_spread < best[0].reference_spread:
-            best = rounds, [row[0] for row in answer["visits_us"]]
-        if best[0].reference_spread <= STEADY:
-            break
-    assert best is not None
-    ratio = best[0].ratios[0]
-    assert ratio is not None
-    return _measured(best[1], ratio.value * table.reference[1] / 1000)
+    identity = table.identity
+    rounds = measure_rounds(
+        agent,
+        [model],
+        f"{scratch}/reference.tflite",
+        runtime=identity.runtime,
+        threads=identity.threads,
+        cores=identity.cores,
+    )
+    ratio = rounds.ratios[0]
+    if ratio is None:
+        raise CheckFailedError(f"{agent.device.name}: the model does not run there: {rounds.failed[0]}.")
+    median, p90 = np.percentile(rounds.visits_us[0], [50, 90]) / 1000
+    return Measured(float(median), float(p90), ratio.value * table.reference[1] / 1000)
 
 
 def measure_alone(agent: Agent, model: str, threads: int) -> Measured:
@@ -139,7 +127,7 @@ def measure_alone(agent: Agent, model: str, threads: int) -> Measured:
         "single", timeout_s=300, model=model, runs=_RUNS, threads=threads, runtime=runtime.package, cores=runtime.cores
     )
     try:
-        return _measured(answer["times_us"], None)
+        return _measured(answer["times_us"])
     except (KeyError, TypeError) as error:
         raise DeviceError(f"{agent.device.name}: its answer to 'single' makes no sense: {error!r}.") from None
 
@@ -150,7 +138,7 @@ def reference_model(table: LatencyTable) -> bytes:
     return convert_network(Architecture.parse(table.reference[0]), precision)
 
 
-def _measured(times_us: Any, normalised_ms: float | None) -> Measured:
+def _measured(times_us: Any) -> Measured:
     try:
         times = np.array(times_us, dtype=float)
     except (TypeError, ValueError):
@@ -158,4 +146,4 @@ def _measured(times_us: Any, normalised_ms: float | None) -> Measured:
     if times.ndim != 1 or not times.size or not (np.isfinite(times).all() and (times > 0).all()):
         raise DeviceError("The device reported a time that is not positive and finite; nothing was kept.")
     median, p90 = np.percentile(times, [50, 90]) / 1000
-    return Measured(float(median), float(p90), normalised_ms)
+    return Measured(float(median), float(p90), None)

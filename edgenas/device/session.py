@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import getpass
 import hashlib
 import io
 import itertools
 import json
+import os
+import socket
 import sys
 import tempfile
 import time
@@ -59,6 +62,8 @@ class DeviceInfo:
     boot_id: str | None
     kernel: str
     os: str
+    firmware: str | None
+    governor: str | None  # of the processor's frequency
     hostname: str
     numpy: str | None
     runtimes: tuple[RuntimeState, ...]
@@ -66,9 +71,9 @@ class DeviceInfo:
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits for this kind of device: its processor, memory and system, not its name."""
+        """12 hex digits for this kind of device: processor, memory, system, firmware, governor; not its name."""
         memory = round(self.memory_total_kb / (256 * 1024))
-        what = [self.cpu, self.cores, memory, self.machine, self.os, self.kernel]
+        what = [self.cpu, self.cores, memory, self.machine, self.os, self.kernel, self.firmware, self.governor]
         return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:12]
 
     def runtime(self, package: str) -> RuntimeState:
@@ -181,6 +186,38 @@ class Agent:
                 f"To install it: edgenas device setup {self.device.name}"
             )
         return state.version
+
+    def lock(self) -> None:
+        """Take the device for measuring until this agent is closed, or has died.
+
+        Raises:
+            DeviceError: somebody else is measuring there; the text says who.
+        """
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user without a name
+            user = str(os.getuid())
+        self.call("lock", who=f"{user}@{socket.gethostname()}")
+
+    def health(self) -> str:
+        """How busy, warm and fast the device is now, in a sentence; empty where it cannot be read."""
+        status = self.call("status")
+        parts = []
+        for key, text in (
+            ("cpu_percent", "its processor is {:.0f}% busy"),
+            ("load_average", "load {:.1f}"),
+            ("temperature_c", "{:.0f} degrees C"),
+            ("frequency_mhz", "{:.0f} MHz"),
+            ("highest_frequency_mhz", "of at most {:.0f} MHz"),
+            ("memory_available_kb", "{:.0f} kB of memory free"),
+        ):
+            value = status.get(key)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                parts.append(text.format(value))
+        throttled = status.get("throttled")
+        if isinstance(throttled, str) and throttled.strip("0x"):
+            parts.append(f"the hardware reports throttling ({throttled[:20]!r})")
+        return f"Now: {', '.join(parts)}." if parts else ""
 
     def call(
         self,

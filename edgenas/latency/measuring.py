@@ -1,47 +1,73 @@
 """Measuring one `.tflite` file on a device; it needs nothing of a search."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import edgenas.files as files
-from edgenas.device import Device, connect
+from edgenas.architecture import Architecture
+from edgenas.device import Agent, Device, connect
 from edgenas.errors import DeviceError, InputError
+from edgenas.latency.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES
+from edgenas.model import MODELS, ConversionPool
+
+# What runs beside the model and tells whether the device keeps still: a small network of every kind of block.
+REFERENCE = Architecture.parse(
+    "input_32x32x3 conv_k3_s2_c16_relu6 mbconv_k3_e3_s1_c16_relu6 mbconv_k5_e3_s2_c24_relu6 "
+    "mbconv_k3_e6_s1_c24_se0.25_relu6 head_c64_relu6 dense_n10"
+)
+# A measurement counts when at most this share of the inferences lost their core, and the reference's times spread
+# (interquartile range / median) and moved (last third against the first) by at most this share.
+MOST_LOST, MOST_MOVED = 0.05, 0.12
 
 
-def measure_file(model: Path, device: Device, runs: int = 200, threads: int = 1) -> dict[str, Any]:
+def measure_file(
+    model: Path,
+    device: Device,
+    runs: int = 200,
+    threads: int = 1,
+    every_ms: float | None = None,
+    waiting: Callable[[int, int], None] = lambda attempt, tries: None,
+) -> dict[str, Any]:
     """Latency and memory of a model, in a process of its own on the device.
 
+    Args:
+        model: any `.tflite` file.
+        device: where.
+        runs: inferences after the first few.
+        threads: of one inference.
+        every_ms: begin one inference every so many ms and sleep between them, as behind a camera; None: one after the
+            other.
+        waiting: told (attempt, of) before each wait for a device that is disturbed.
+
     Returns:
-        `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`.
+        `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`; `interrupted`, the
+        share of inferences that lost their core; `reference_moved`, by which share the reference model beside it did.
 
     Raises:
         InputError: there is no such file.
         CheckFailedError: it is no valid model, or kills its process.
-        DeviceError: unreachable, or without the runtime.
+        DeviceError: unreachable, without the runtime, or too disturbed to measure; the text says by what.
     """
     if not model.is_file():
         raise InputError(f"There is no model {model}.")
+    with ConversionPool(MODELS, "float32") as pool:
+        reference = pool.path(REFERENCE)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
-        remote = f"{connection.folder}/measure/{files.sha256(model)[:16]}.tflite"
-        connection.put(model, remote)
+        agent.lock()
+        folder = f"{connection.folder}/measure"
+        paths = [f"{folder}/{files.sha256(path)[:16]}.tflite" for path in (model, reference)]
         try:
-            answer = agent.call(
-                "single",
-                timeout_s=300,
-                model=remote,
-                runs=runs,
-                threads=threads,
-                runtime=device.runtime.package,
-                cores=device.runtime.cores,
-            )
+            connection.put(model, paths[0])
+            connection.put(reference, paths[1])
+            answer = _undisturbed(agent, paths[0], paths[1], runs, threads, every_ms, waiting)
         finally:
-            connection.run(["rm", "-f", remote])
+            connection.run(["rm", "-rf", folder])
     times = np.array(answer["times_us"], dtype=float) / 1000
-    if len(times) != runs or not (np.isfinite(times).all() and (times > 0).all()):
-        raise DeviceError("The device reported times that no clock gives; nothing was kept.")
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(times, (1000, runs)), axis=1)  # bootstrap
     return {
@@ -54,4 +80,63 @@ def measure_file(model: Path, device: Device, runs: int = 200, threads: int = 1)
         },
         "peak_rss_growth_kb": int(answer["peak_rss_growth_kb"]),
         "load_ms": round(float(answer["load_us"]) / 1000, 3),
+        "interrupted": float(np.mean(answer["lost"])),
+        "reference_moved": round(_moved(answer), 4),
     }
+
+
+def _undisturbed(
+    agent: Agent,
+    model: str,
+    reference: str,
+    runs: int,
+    threads: int,
+    every_ms: float | None,
+    waiting: Callable[[int, int], None],
+) -> dict[str, Any]:
+    runtime = agent.device.runtime
+    for attempt in range(TRIES):
+        answer: dict[str, Any] = agent.call(
+            "single",
+            timeout_s=SILENCE_S,
+            model=model,
+            runs=runs,
+            threads=threads,
+            runtime=runtime.package,
+            cores=runtime.cores,
+            reference=reference,
+            every_us=(every_ms or 0) * 1000,
+        )
+        _check(answer, runs)
+        lost, moved = float(np.mean(answer["lost"])), _moved(answer)
+        if lost <= MOST_LOST and moved <= MOST_MOVED:
+            return answer
+        if attempt + 1 < TRIES:
+            waiting(attempt + 1, TRIES)
+            time.sleep(min(2.0**attempt, LONGEST_WAIT_S))
+    raise DeviceError(
+        f"{agent.device.name} is too unsteady to measure: in the last of {TRIES} tries {lost:.0%} of the inferences "
+        f"lost their core to another process (at most {MOST_LOST:.0%} may) and the reference model moved by "
+        f"{moved:.0%} (at most {MOST_MOVED:.0%}). {agent.health()} Stop what else runs there, or let it cool, and try "
+        "again."
+    )
+
+
+def _check(answer: dict[str, Any], runs: int) -> None:
+    """Raise `DeviceError` for what no clock gives."""
+    try:
+        times = np.array([*answer["times_us"], answer["first_us"], answer["load_us"], *answer["reference_us"]], float)
+        good = len(answer["times_us"]) == len(answer["lost"]) == runs and len(answer["reference_us"]) > 1
+    except (KeyError, TypeError, ValueError):
+        good, times = False, np.empty(0)
+    if not (good and np.isfinite(times).all() and (times > 0).all()):
+        raise DeviceError("The device reported times that no clock gives; nothing was kept.")
+
+
+def _moved(answer: dict[str, Any]) -> float:
+    """By how much the reference model's time spread or drifted, as a share."""
+    times = np.array(answer["reference_us"], dtype=float)
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    third = max(1, len(times) // 3)
+    drift = abs(float(np.median(times[-third:]) / np.median(times[:third])) - 1)
+    return max(float((high - low) / middle), drift)

@@ -16,23 +16,19 @@ import edgenas.files as files
 from edgenas.architecture import Architecture, Dense, Input, Layer
 from edgenas.device import Agent, Connection, Device, connect, shares_host
 from edgenas.errors import DeviceError
-from edgenas.latency.rounds import Ratio, Rounds, read_rounds
-from edgenas.latency.table import Calibration, Certificate, Entry, Identity, LatencyTable, Network
+from edgenas.latency.calibration import FEATURES, Calibration, choose_networks, fit, sum_features
+from edgenas.latency.certificate import Certificate, Network
+from edgenas.latency.rounds import Ratio, Rounds, measure_rounds
+from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.ledger import Ledger
-from edgenas.model import ConversionPool, Precision, converter_version
+from edgenas.model import MODELS, ConversionPool, Precision, converter_version
 from edgenas.space import MobileSpace
 
 # Classifiers are measured for these numbers of classes; between them their cost is linear.
 CLASSES = (2, 10, 100, 1000)
-CALIBRATION_NETWORKS = 5
-CERTIFICATE_NETWORKS = 10
+# Whole networks: to fit the calibration, to give intervals their width, to test both.
+CALIBRATION_NETWORKS, INTERVAL_NETWORKS, CERTIFICATE_NETWORKS = 30, 50, 40
 BATCH = 100
-ROUNDS = 80
-# A session is good while the reference's own times stay this close: interquartile range / median.
-STEADY, HOPELESS = 0.12, 0.30
-TRIES = 5
-# Converted layers and networks, by what they hold: another profile of the same space converts nothing.
-MODELS = Path(".edgenas/models")
 EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.
 LEAST_US = 0.01
@@ -50,38 +46,43 @@ class Plan:
 
     Attributes:
         layers: every layer that the space can produce, its classifier for several numbers of classes.
-        calibration, certificate: whole networks; the first fit the sum of layers, the others test it.
+        calibration, intervals, certificate: whole networks; see `Calibration` and `Certificate`.
         reference: the network of every round.
     """
 
     layers: tuple[Layer, ...]
     calibration: tuple[Architecture, ...]
+    intervals: tuple[Architecture, ...]
     certificate: tuple[Architecture, ...]
     reference: Architecture
 
     @property
     def networks(self) -> tuple[Architecture, ...]:
         """All whole networks, those for calibration first."""
-        return self.calibration + self.certificate
+        return self.calibration + self.intervals + self.certificate
 
 
 def plan_profile(space: MobileSpace, seed: int = 0, classes: Sequence[int] = CLASSES) -> Plan:
     """Layers and networks to measure for a space.
 
-    The calibration's networks are spread evenly over MACs, the certificate's are drawn at random.
+    The calibration's networks are chosen to tell most, the others drawn at random.
     """
     layers = list(space.layers())
     for count in sorted({*classes, space.classes}):
         layers += [layer for layer in space.with_classes(count).layers() if isinstance(layer.block, Dense)]
     rng = np.random.default_rng(seed)
-    drawn = sorted(space.decode_codes(space.sample(rng, 60)), key=lambda network: network.macs)
-    spread = np.linspace(0, len(drawn) - 1, CALIBRATION_NETWORKS).round().astype(int)
-    calibration = tuple(drawn[i] for i in spread)
-    others = space.decode_codes(space.sample(rng, 4 * CERTIFICATE_NETWORKS))
-    fresh = [network for network in dict.fromkeys(others) if network not in calibration]
-    reference = drawn[len(drawn) // 2]
-    certificate = tuple(network for network in fresh if network != reference)[:CERTIFICATE_NETWORKS]
-    return Plan(tuple(dict.fromkeys(layers)), calibration, certificate, reference)
+    calibration = choose_networks(space.decode_codes(space.sample(rng, 500)), CALIBRATION_NETWORKS)
+    reference = space.decode({name: options[len(options) // 2] for name, options in space.choices.items()})
+    count = INTERVAL_NETWORKS + CERTIFICATE_NETWORKS
+    drawn = dict.fromkeys(space.decode_codes(space.sample(rng, 2 * count)))
+    others = [network for network in drawn if network not in calibration][:count]
+    return Plan(
+        tuple(dict.fromkeys(layers)),
+        calibration,
+        tuple(others[:INTERVAL_NETWORKS]),
+        tuple(others[INTERVAL_NETWORKS:]),
+        reference,
+    )
 
 
 def table_name(device: Device, space: MobileSpace, precision: str, threads: int) -> str:
@@ -125,6 +126,7 @@ def profile(
     name = table_name(device, space, precision, threads)
     plan = plan_profile(space, seed, classes)
     with connect(device) as connection, connection.open_agent() as agent:
+        agent.lock()
         identity = _identify(device, agent, precision, threads)
         session = _Session(Path(".edgenas") / "profiles" / name, identity, plan, connection, agent, progress)
         session.run()
@@ -146,6 +148,12 @@ def _identify(device: Device, agent: Agent, precision: str, threads: int) -> Ide
         device=device.name,
         fingerprint=info.fingerprint,
         cpu=info.cpu,
+        cpu_cores=info.cores,
+        memory_mb=round(info.memory_total_kb / 1024),
+        os=info.os,
+        kernel=info.kernel,
+        firmware=info.firmware or "",
+        governor=info.governor or "",
         runtime=device.runtime.package,
         runtime_version=version,
         delegate=delegate,
@@ -171,6 +179,7 @@ class _Session:
         self._shared = shares_host(agent.info)
         self._journal = _Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
         self._conversion_s = 0.0
+        self._expected_us: float | None = None
         self._remote = f"{connection.folder}/profile"
 
     def run(self) -> None:
@@ -223,7 +232,7 @@ class _Session:
 
     def _measure(self, batch: Sequence[tuple[str, Layer | Architecture]], paths: list[Path]) -> None:
         *models, reference, empty = self._send(paths)
-        rounds = self._steady_rounds([*models, empty], reference)
+        rounds = self._rounds([*models, empty], reference)
         *ratios, empty_ratio = rounds.ratios
         if empty_ratio is None:
             raise DeviceError(f"The empty model does not run on the device: {rounds.failed[len(models)]}.")
@@ -231,9 +240,24 @@ class _Session:
         for index, ((key, _), ratio) in enumerate(zip(batch, ratios, strict=True)):
             if ratio is None:
                 raise DeviceError(f"{key} does not run on the device: {rounds.failed[index]}.")
-            lines.append({"key": key, "ratio": ratio.value, "spread": ratio.spread})
-        self._journal.add(lines, {"reference_us": rounds.reference_us, "empty": empty_ratio.value,
-                                  "reference_spread": rounds.reference_spread, "busy_s": rounds.busy_s})  # fmt: skip
+            lines.append({"key": key, **files.as_mapping(ratio)})
+        self._expected_us = self._expected_us or rounds.reference_us
+        self._journal.add(lines, {
+            "reference_us": rounds.reference_us, "empty": empty_ratio.value, "busy_s": rounds.busy_s,
+            "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
+        })  # fmt: skip
+
+    def _rounds(self, models: list[str], reference: str) -> Rounds:
+        return measure_rounds(
+            self._agent,
+            models,
+            reference,
+            runtime=self._identity.runtime,
+            threads=self._identity.threads,
+            cores=self._identity.cores,
+            expected_us=self._expected_us,
+            waiting=lambda attempt, tries: self._progress("waiting: the device is disturbed", attempt, tries),
+        )
 
     def _send(self, paths: list[Path]) -> list[str]:
         """The files on the device, under names of their own content's."""
@@ -245,37 +269,6 @@ class _Session:
                 self._journal.sent.add(path.name)
         return remote
 
-    def _steady_rounds(self, models: list[str], reference: str) -> Rounds:
-        best: Rounds | None = None
-        for attempt in range(TRIES):
-            start = time.monotonic()
-            answer = self._agent.call(
-                "measure",
-                timeout_s=300,
-                models=models,
-                reference=reference,
-                rounds=ROUNDS,
-                threads=self._identity.threads,
-                runtime=self._identity.runtime,
-                cores=self._identity.cores,
-                seed=attempt,
-            )
-            rounds = read_rounds(answer, len(models), time.monotonic() - start)
-            if best is None or rounds.reference_spread < best.reference_spread:
-                best = rounds
-            if best.reference_spread <= STEADY:
-                return best
-            self._progress("waiting: the device is unsteady", attempt + 1, TRIES)
-            time.sleep(min(2**attempt, 10))
-        assert best is not None
-        if best.reference_spread > HOPELESS:
-            raise DeviceError(
-                f"The device is too unsteady to measure: the reference model's time spreads by "
-                f"{best.reference_spread:.0%} in the best of {TRIES} tries (at most {HOPELESS:.0%} is accepted). "
-                "Stop what else runs there and profile again: it goes on where it was."
-            )
-        return best
-
     def table(self, space: MobileSpace) -> LatencyTable:
         """The table of all that was measured."""
         sessions = self._journal.sessions
@@ -285,9 +278,8 @@ class _Session:
         entries = {}
         for layer in self._plan.layers:
             ratio = ratios[str(layer)]
-            entries[layer] = Entry(
-                round(max(ratio.value * reference_us - empty_us, LEAST_US), 4), round(ratio.spread, 4)
-            )
+            us = max(ratio.value * reference_us - empty_us, LEAST_US)
+            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), round(ratio.first_us, 1))
         raw = LatencyTable(
             identity=self._identity,
             source="measured",
@@ -299,38 +291,47 @@ class _Session:
                 "sessions": self._journal.begun,
                 "device_busy_s": round(sum(session["busy_s"] for session in sessions), 1),
                 "conversion_s": round(self._conversion_s, 1),
-                "reference_spread": round(max(session["reference_spread"] for session in sessions), 4),
+                "visits": sum(session["visits"] for session in sessions),
+                "interrupted": sum(session["interrupted"] for session in sessions),
+                "drifted": sum(session["drifted"] for session in sessions),
             },
         )
-        calibrated = _calibrate(raw, self._networks(raw, self._plan.calibration, reference_us))
-        return _certify(calibrated, self._networks(calibrated, self._plan.certificate, reference_us))
-
-    def _networks(
-        self, table: LatencyTable, networks: Sequence[Architecture], reference_us: float
-    ) -> tuple[Network, ...]:
-        found = []
-        for network, predicted_ms in zip(networks, table.estimate_ms(networks), strict=True):
-            first, again = (self._journal.ratios[f"{when} {network}"].value for when in ("first", "again"))
-            found.append(
-                Network(str(network), first * reference_us / 1000, again * reference_us / 1000, float(predicted_ms))
+        calibrated = calibrated_on(raw, self._networks(self._plan.calibration, reference_us))
+        certificate = Certificate(
+            *(
+                with_predictions(calibrated, self._networks(networks, reference_us))
+                for networks in (self._plan.certificate, self._plan.intervals)
             )
+        )
+        return dataclasses.replace(calibrated, certificate=certificate)
+
+    def _networks(self, networks: Sequence[Architecture], reference_us: float) -> tuple[Network, ...]:
+        """Networks as measured, without a prediction yet."""
+        found = []
+        for network in networks:
+            first, again = (self._journal.ratios[f"{when} {network}"].value for when in ("first", "again"))
+            found.append(Network(str(network), first * reference_us / 1000, again * reference_us / 1000, float("nan")))
         return tuple(found)
 
 
-def _calibrate(raw: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
-    """Fit scale and offset by least squares of the relative error."""
-    measured = np.array([(network.measured_ms + network.repeated_ms) / 2 * 1000 for network in networks])
-    sums = np.array([network.predicted_ms * 1000 for network in networks])
-    (scale, offset), *_ = np.linalg.lstsq(np.c_[sums / measured, 1 / measured], np.ones(len(measured)), rcond=None)
-    fitted = tuple(
-        dataclasses.replace(network, predicted_ms=float(scale * network.predicted_ms + offset / 1000))
-        for network in networks
+def calibrated_on(raw: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
+    """A table with a calibration fitted on whole networks."""
+    parsed = [Architecture.parse(network.notation) for network in networks]
+    sums = np.array([sum_features(network, raw.layer_us) for network in parsed])
+    truth_us = np.array([network.truth_ms * 1000 for network in networks])
+    coefficients, offset_us = fit(sums, truth_us)
+    named = dict(zip(FEATURES, map(float, coefficients), strict=True))
+    table = dataclasses.replace(raw, calibration=Calibration(named, offset_us))
+    fitted = Calibration(named, offset_us, with_predictions(table, networks))
+    return dataclasses.replace(table, calibration=fitted)
+
+
+def with_predictions(table: LatencyTable, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+    """Networks with what a table predicts for them."""
+    predicted = table.estimate_ms([Architecture.parse(network.notation) for network in networks])
+    return tuple(
+        dataclasses.replace(network, predicted_ms=float(ms)) for network, ms in zip(networks, predicted, strict=True)
     )
-    return dataclasses.replace(raw, calibration=Calibration(float(scale), float(offset), fitted))
-
-
-def _certify(table: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
-    return dataclasses.replace(table, certificate=Certificate(networks))
 
 
 def _precision(identity: Identity) -> Precision:
@@ -360,5 +361,6 @@ class _Journal:
         self._take(lines, session)
 
     def _take(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
-        self.ratios |= {line["key"]: Ratio(float(line["ratio"]), float(line["spread"])) for line in lines}
+        for line in lines:
+            self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["first_us"])
         self.sessions.append(session)

@@ -1,17 +1,29 @@
 """From the times of interleaved rounds to costs relative to the reference model.
 
 Machines drift: 14% within minutes was seen, all models together. So a device measures in rounds, the reference model
-in each of them, and only ratios to the reference are kept.
+between every few models, and only ratios to the reference are kept.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from edgenas.device import Agent
 from edgenas.errors import DeviceError
+
+Values = npt.NDArray[np.float64]
+# One pass visits each model so often, in a process of its own. A model's ratio is known when the 95% confidence
+# interval of its mean over the passes is this narrow, either way; or after so many passes.
+VISITS, LEAST_VISITS = 10, 4
+LEAST_PASSES, MOST_PASSES, HALF_WIDTH = 3, 6, 0.01
+# Passes that gave nothing because the device was disturbed, before giving up.
+TRIES, LONGEST_WAIT_S = 6, 30
+SILENCE_S = 300  # of the agent: a slow model's single visit
 
 
 @dataclass(frozen=True)
@@ -19,74 +31,245 @@ class Ratio:
     """A model's time over the reference's, in the same rounds.
 
     Attributes:
-        value: median of the rounds.
-        spread: interquartile range / median.
+        value: mean over the passes of the median of a pass.
+        half_width: of its 95% confidence interval, as a share of it.
+        first_us: what its first inference took, the median of the passes.
     """
 
     value: float
-    spread: float
+    half_width: float
+    first_us: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One batch of models visited together in one process.
+
+    Attributes:
+        ratios: one a model, its median time over the reference's; None where too few visits were left undisturbed.
+        first_us: one a model; None where it cannot be run.
+        visits_us: one a model [visits], undisturbed.
+        failed: index -> why it cannot be run.
+        reference_us: median of the reference's visits.
+        visits, interrupted, drifted: how many were tried; of those, how many lost the core, and how many had a
+            reference beside them that had moved.
+        busy_s: time the device was kept busy.
+    """
+
+    ratios: tuple[float | None, ...]
+    first_us: tuple[float | None, ...]
+    visits_us: tuple[Values, ...]
+    failed: Mapping[int, str]
+    reference_us: float
+    visits: int
+    interrupted: int
+    drifted: int
+    busy_s: float
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """One batch of models measured together.
+    """What all passes over a batch gave together; the fields are those of `Pass`, the counts are sums.
 
     Attributes:
-        ratios: one a model, None where it could not be run.
-        failed: index -> why.
-        reference_us: median of the reference's visits.
-        reference_spread: interquartile range / median of them: the gate.
-        busy_s: time the device was kept busy.
+        ratios: one a model; None only where it cannot be run.
+        passes: how many there were.
     """
 
     ratios: tuple[Ratio | None, ...]
+    visits_us: tuple[Values, ...]
     failed: Mapping[int, str]
     reference_us: float
-    reference_spread: float
+    visits: int
+    interrupted: int
+    drifted: int
     busy_s: float
+    passes: int
 
 
-def read_rounds(answer: Mapping[str, Any], models: int, busy_s: float) -> Rounds:
+def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
     """Check what a device's `measure` answered, and reduce it.
 
     Args:
-        answer: `visits_us` and `reference_at` [rounds][models], `reference_us` [rounds][visits], `failed`.
+        answer: as the agent's `measure` describes it.
         models: how many were asked for.
+        busy_s: how long the device took.
 
     Raises:
         DeviceError: a value that no clock gives: NaN, infinite, zero or negative, or the wrong number of them.
     """
     try:
         failed = {int(index): str(reason) for index, reason in answer["failed"].items()}
-        good = [index for index in range(models) if index not in failed]
-        visits = _times(answer["visits_us"], good)
-        beside = _times(answer["reference_at"], good)
-        if visits.shape != beside.shape:
-            raise ValueError(f"{len(visits)} rounds of the models, {len(beside)} of the reference")
-        reference = np.array([time for row in answer["reference_us"] for time in row], dtype=float)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        measured = list(answer["models"])
+        if len(measured) != models or not all(0 <= index < models for index in failed):
+            raise ValueError(f"{models} models expected, {len(measured)} came")
+        reference = _times(answer["reference_us"])
+        ratios: list[float | None] = []
+        firsts: list[float | None] = []
+        visits: list[Values] = []
+        for index, model in enumerate(measured):
+            if index in failed:
+                times, around, first = np.empty(0), np.empty(0), None
+            else:
+                times, around = _times(model["visits_us"]), _times(model["around_us"])
+                first = float(_times([model["first_us"]])[0])
+            if times.shape != around.shape:
+                raise ValueError(f"{len(times)} visits of model {index}, {len(around)} of the reference")
+            ratios.append(float(np.median(times / around)) if len(times) >= LEAST_VISITS else None)
+            firsts.append(first)
+            visits.append(times)
+        tried, interrupted, drifted = (int(answer[name]) for name in ("visits", "interrupted", "drifted"))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DeviceError(f"The device's answer to 'measure' makes no sense: {error!r}.") from None
-    for values in (visits, beside, reference):
-        if values.size and not (np.isfinite(values).all() and (values > 0).all()):
-            raise DeviceError("The device reported a time that is not positive and finite; nothing was kept.")
     if reference.size == 0:
         raise DeviceError("The device reported no time of the reference model.")
-    ratios: list[Ratio | None] = [None] * models
-    for column, index in enumerate(good):
-        quotients = visits[:, column] / beside[:, column]
-        low, middle, high = np.percentile(quotients, [25, 50, 75])
-        ratios[index] = Ratio(float(middle), float((high - low) / middle))
-    low, middle, high = np.percentile(reference, [25, 50, 75])
-    return Rounds(tuple(ratios), failed, float(middle), float((high - low) / middle), busy_s)
+    middle = float(np.median(reference))
+    return Pass(tuple(ratios), tuple(firsts), tuple(visits), failed, middle, tried, interrupted, drifted, busy_s)
 
 
-def _times(rows: Sequence[Sequence[float | None]], columns: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    table = np.array([[row[column] for column in columns] for row in rows], dtype=float)
-    if len(rows) == 0 or table.shape != (len(rows), len(columns)):
-        raise ValueError(f"{len(rows)} rounds of {len(columns)} models expected")
-    return table
+def _times(values: Any) -> Values:
+    times = np.array(values, dtype=float)
+    if times.ndim != 1:
+        raise ValueError("a list of times expected")
+    if times.size and not (np.isfinite(times).all() and (times > 0).all()):
+        raise DeviceError("The device reported a time that is not positive and finite; nothing was kept.")
+    return times
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean of ratios."""
-    return math.exp(float(np.mean(np.log(values))))
+def half_width(ratios: Sequence[float]) -> float:
+    """Of the 95% confidence interval of the mean of passes, as a share of it; infinite for a single one."""
+    if len(ratios) < 2:
+        return math.inf
+    return float(1.96 * np.std(ratios, ddof=1) / math.sqrt(len(ratios)) / np.mean(ratios))
+
+
+def measure_rounds(
+    agent: Agent,
+    models: Sequence[str],
+    reference: str,
+    *,
+    runtime: str,
+    threads: int,
+    cores: Sequence[int] | None,
+    expected_us: float | None = None,
+    waiting: Callable[[int, int], None] = lambda attempt, tries: None,
+) -> Rounds:
+    """Measure models on a device, pass after pass, until each is known; after a pass that was disturbed it waits.
+
+    Args:
+        agent: on the device.
+        models, reference: paths there.
+        runtime, threads, cores: of the inferences.
+        expected_us: what the reference took earlier; None where nobody knows.
+        waiting: told (attempt, of) before each wait.
+
+    Returns:
+        a ratio for every model that can be run.
+
+    Raises:
+        DeviceError: the device stays too disturbed; the text says by what.
+    """
+    batch = _Batch(agent, models, reference, runtime, threads, cores, expected_us)
+    disturbed = 0
+    while todo := batch.unknown():
+        if batch.visit(todo):
+            continue
+        disturbed += 1
+        if disturbed == TRIES:
+            raise DeviceError(batch.complaint(len(todo)))
+        waiting(disturbed, TRIES)
+        time.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
+    return batch.result()
+
+
+@dataclass
+class _Batch:
+    """The passes over a batch so far."""
+
+    agent: Agent
+    models: Sequence[str]
+    reference: str
+    runtime: str
+    threads: int
+    cores: Sequence[int] | None
+    expected_us: float | None
+
+    def __post_init__(self) -> None:
+        self.passes: list[Pass] = []
+        self.failed: dict[int, str] = {}
+        self.ratios: list[list[float]] = [[] for _ in self.models]
+        self.firsts: list[list[float]] = [[] for _ in self.models]
+        self.times: list[list[Values]] = [[] for _ in self.models]
+
+    def unknown(self) -> list[int]:
+        """The models that need another pass."""
+        return [
+            index
+            for index, ratios in enumerate(self.ratios)
+            if index not in self.failed
+            and len(ratios) < MOST_PASSES
+            and (len(ratios) < LEAST_PASSES or half_width(ratios) > HALF_WIDTH)
+        ]
+
+    def visit(self, todo: Sequence[int]) -> bool:
+        """One pass over some models; whether most of them were left undisturbed."""
+        start = time.monotonic()
+        answer = self.agent.call(
+            "measure",
+            timeout_s=SILENCE_S,
+            models=[self.models[index] for index in todo],
+            reference=self.reference,
+            visits=VISITS,
+            threads=self.threads,
+            runtime=self.runtime,
+            expected_us=self.expected_us,
+            cores=list(self.cores) if self.cores is not None else None,
+            seed=len(self.passes),
+        )
+        done = read_pass(answer, len(todo), time.monotonic() - start)
+        self.passes.append(done)
+        self.failed |= {todo[index]: reason for index, reason in done.failed.items()}
+        good = 0
+        for place, index in enumerate(todo):
+            ratio, first = done.ratios[place], done.first_us[place]
+            if ratio is not None and first is not None:
+                self.ratios[index].append(ratio)
+                self.firsts[index].append(first)
+                self.times[index].append(done.visits_us[place])
+                good += 1
+        return good + len(done.failed) > len(todo) / 2
+
+    def result(self) -> Rounds:
+        """All passes together."""
+        ratios = [
+            Ratio(float(np.mean(ratios)), half_width(ratios), float(np.median(firsts))) if ratios else None
+            for ratios, firsts in zip(self.ratios, self.firsts, strict=True)
+        ]
+        return Rounds(
+            ratios=tuple(ratios),
+            visits_us=tuple(np.concatenate(times) if times else np.empty(0) for times in self.times),
+            failed=self.failed,
+            reference_us=float(np.median([done.reference_us for done in self.passes])),
+            visits=sum(done.visits for done in self.passes),
+            interrupted=sum(done.interrupted for done in self.passes),
+            drifted=sum(done.drifted for done in self.passes),
+            busy_s=sum(done.busy_s for done in self.passes),
+            passes=len(self.passes),
+        )
+
+    def complaint(self, missing: int) -> str:
+        """Why the device cannot be measured now, as far as it can tell."""
+        visits = max(1, sum(done.visits for done in self.passes))
+        interrupted = sum(done.interrupted for done in self.passes) / visits
+        drifted = sum(done.drifted for done in self.passes) / visits
+        text = (
+            f"{self.agent.device.name} is too unsteady to measure: {missing} models are without enough undisturbed "
+            f"visits; {interrupted:.0%} of all visits lost their core to another process, {drifted:.0%} had a "
+            "reference model beside them that had moved"
+        )
+        if self.expected_us is not None:
+            text += f" (it took {self.passes[-1].reference_us / self.expected_us:.2f} times what it took before)"
+        return (
+            f"{text}. {self.agent.health()} Stop what else runs there, or let it cool, and try again: it goes on where "
+            "it was."
+        )

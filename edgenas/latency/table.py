@@ -17,13 +17,15 @@ import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
-from edgenas.architecture.blocks import Dense
+from edgenas.architecture.blocks import Dense, MBConv
 from edgenas.errors import EdgeNASError, InputError, near
+from edgenas.latency.calibration import Calibration
+from edgenas.latency.certificate import Certificate, Quality, quality
 from edgenas.space import Codes, MobileSpace
 
 Values = npt.NDArray[np.float64]
 Source = Literal["measured", "imported", "simulated"]
-SCHEMA = 1
+SCHEMA = 2
 SUFFIX = ".json"
 
 
@@ -38,12 +40,13 @@ class MissingLayersError(EdgeNASError):
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that changes a table's numbers.
+    """Everything that changes a table's numbers; "" where a table made elsewhere does not say.
 
     Attributes:
         device: the device's name.
-        fingerprint: of the hardware and system that was measured.
-        cpu: its processor, for people.
+        fingerprint: of the hardware and system that was measured, which the next seven name.
+        cpu, cpu_cores, memory_mb, os, kernel, firmware, governor: the processor, how many cores it has, the memory,
+            the system, its kernel, the firmware and the frequency governor where they can be read.
         runtime: "ai-edge-litert" or "tflite-runtime", with `runtime_version`.
         delegate: what the runtime hands operators to.
         threads: of one inference.
@@ -55,6 +58,12 @@ class Identity:
     device: str
     fingerprint: str
     cpu: str
+    cpu_cores: int
+    memory_mb: int
+    os: str
+    kernel: str
+    firmware: str
+    governor: str
     runtime: str
     runtime_version: str
     delegate: str
@@ -65,62 +74,18 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Network:
-    """A whole network that was measured beside its prediction, for calibration or the certificate."""
-
-    notation: str
-    measured_ms: float
-    repeated_ms: float  # the same, measured again later in the session
-    predicted_ms: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """measured = scale x (sum of the layers) + offset, fitted on whole networks."""
-
-    scale: float = 1.0
-    offset_us: float = 0.0
-    networks: tuple[Network, ...] = ()
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """How well the table predicts networks that took no part in it."""
-
-    networks: tuple[Network, ...]
-
-    @cached_property
-    def relative_errors(self) -> Values:
-        """[networks] predicted / measured - 1."""
-        return np.array([network.predicted_ms / network.measured_ms - 1 for network in self.networks])
-
-    def summary(self) -> dict[str, float]:
-        """Shares and errors as fractions: within_5_percent, within_10_percent, mape, noise_floor, spearman."""
-        errors = np.abs(self.relative_errors)
-        repeats = [abs(network.repeated_ms / network.measured_ms - 1) for network in self.networks]
-        measured = np.array([network.measured_ms for network in self.networks])
-        predicted = np.array([network.predicted_ms for network in self.networks])
-        return {
-            "networks": len(self.networks),
-            "within_5_percent": float((errors <= 0.05).mean()),
-            "within_10_percent": float((errors <= 0.10).mean()),
-            "mape": float(errors.mean()),
-            "noise_floor": float(np.mean(repeats)),
-            "spearman": _spearman(measured, predicted),
-        }
-
-
-@dataclass(frozen=True)
 class Entry:
     """A layer's cost.
 
     Attributes:
         us: microseconds of one inference, the empty model's time taken off.
-        spread: relative, the interquartile range of its rounds.
+        half_width: of the 95% confidence interval of its median, as a share of it.
+        first_us: what its first inference took, with all caches cold.
     """
 
     us: float
-    spread: float
+    half_width: float
+    first_us: float
 
 
 @dataclass(frozen=True)
@@ -130,7 +95,8 @@ class LatencyTable:
     Attributes:
         identity: what was measured on.
         source: "measured", "imported", or "simulated" (tests only: `ship` refuses what rests on one).
-        reference: notation and microseconds of the network that every round measured too.
+        reference: notation and microseconds of the network that every round measured too; ("", 0) where it was
+            imported.
         empty_us: what an inference costs before any layer runs.
         entries: cost by layer.
         calibration: from the sum of layers to a whole network.
@@ -154,6 +120,17 @@ class LatencyTable:
             if not (math.isfinite(entry.us) and entry.us > 0):
                 raise InputError(f"A latency table takes positive, finite times only: {layer} has {entry.us!r} us.")
 
+    @property
+    def doubt(self) -> str | None:
+        """Why its predictions are no promise; None where they are. Whoever shows a prediction shows this too."""
+        if self.source != "measured":
+            return f"the table is {self.source}"
+        if self.certificate is None:
+            return "the table has no certificate: nobody checked its predictions"
+        if (doubt := self.certificate.doubt) is not None:
+            return f"the table fails its own certificate: {doubt}"
+        return None
+
     # Prediction
 
     def estimate_ms(self, architectures: Sequence[Architecture]) -> Values:
@@ -170,7 +147,7 @@ class LatencyTable:
             for layer in architecture.layers():
                 cost = costs.get(layer)
                 if cost is None:
-                    cost = self._dense_us(layer)
+                    cost = self._cost_us(layer)
                     if cost is None:
                         missing[layer] = None
                         continue
@@ -192,7 +169,7 @@ class LatencyTable:
 
     def costs_us(self, space: MobileSpace) -> Values:
         """[layers + 1] the cost of each of `space.layers()`, and 0 for a slot where nothing stands."""
-        costs = [self._costs_us.get(layer) or self._dense_us(layer) for layer in space.layers()]
+        costs = [self._cost_us(layer) for layer in space.layers()]
         missing = [layer for layer, cost in zip(space.layers(), costs, strict=True) if cost is None]
         if missing:
             raise MissingLayersError(missing, self.profile_command(missing, space))
@@ -201,30 +178,44 @@ class LatencyTable:
     def interval_ms(self, architectures: Sequence[Architecture], coverage: float = 0.9) -> tuple[Values, Values]:
         """([N], [N]) ends of an interval that holds the measured latency with probability `coverage`.
 
-        Split conformal prediction over the certificate's networks (Vovk et al., 2005), with the relative error as the
-        score: nothing is assumed of its distribution.
-
         Raises:
             InputError: the table has no certificate, or too few networks in it for that coverage.
         """
-        half = self.relative_half_width(coverage)
-        middle = self.estimate_ms(architectures)
-        return middle / (1 + half), middle / max(1 - half, 1e-9)
+        factor, middle = self.interval_factor(coverage), self.estimate_ms(architectures)
+        return middle / factor, middle * factor
 
-    def relative_half_width(self, coverage: float = 0.9) -> float:
-        """h such that |predicted / measured - 1| <= h with probability `coverage`."""
+    def interval_factor(self, coverage: float = 0.9) -> float:
+        """f of the interval (predicted / f, predicted x f); see `Certificate.factor`."""
         if self.certificate is None:
             raise InputError("This table has no certificate, so it gives no interval: profile the device again.")
-        if not 0 < coverage <= 1:
-            raise InputError(f"A coverage is a share above 0 and at most 1, received {coverage}.")
-        errors = np.sort(np.abs(self.certificate.relative_errors))
-        rank = math.ceil((len(errors) + 1) * coverage)
-        if rank > len(errors):
-            raise InputError(
-                f"{len(errors)} networks in the certificate back a coverage of up to "
-                f"{len(errors) / (len(errors) + 1):.0%}, received {coverage:.0%}."
-            )
-        return float(errors[rank - 1])
+        return self.certificate.factor(coverage)
+
+    def certificate_summary(self) -> dict[str, Any] | None:
+        """The certificate as plain data: a `Quality`, the same without the device's slow kernels, and the doubt."""
+        if self.certificate is None:
+            return None
+        slow = self.slow_kernels()
+        return {
+            **_plain(quality(self.certificate.networks)),
+            "slow_kernels": list(slow),
+            "without_slow_kernels": _plain(self.certificate.without(slow)) if slow else None,
+            "doubt": self.doubt,
+        }
+
+    def slow_kernels(self) -> tuple[int, ...]:
+        """Depthwise kernel sizes that leave the device's fast kernels: their layers cost more, compared with the same
+        layer of the smallest kernel, than even the kernel's area explains."""
+        by_kernel: dict[Any, dict[int, float]] = {}
+        for layer, entry in self.entries.items():
+            if isinstance(layer.block, MBConv):
+                family = dataclasses.replace(layer.block, kernel=3), layer.input_shapes
+                by_kernel.setdefault(family, {})[layer.block.kernel] = entry.us
+        growth: dict[int, list[float]] = {}
+        for costs in by_kernel.values():
+            least = min(costs)
+            for kernel, us in costs.items():
+                growth.setdefault(kernel, []).append(us / costs[least] / (kernel / least) ** 2)
+        return tuple(sorted(kernel for kernel, ratios in growth.items() if np.median(ratios) > 1 and kernel > 3))
 
     def profile_command(self, layers: Sequence[Layer], space: MobileSpace | None = None) -> str:
         """What a user types to have these layers measured."""
@@ -240,14 +231,29 @@ class LatencyTable:
 
     @cached_property
     def _costs_us(self) -> dict[Layer, float]:
-        return {layer: entry.us for layer, entry in self.entries.items()}
+        """What each layer adds to a network's time."""
+        return {layer: self.calibration.layer_us(layer, entry.us) for layer, entry in self.entries.items()}
+
+    def layer_us(self, layer: Layer) -> float:
+        """What a layer took alone.
+
+        Raises:
+            MissingLayersError: it was never measured.
+        """
+        if layer not in self.entries:
+            raise MissingLayersError([layer], self.profile_command([layer]))
+        return self.entries[layer].us
+
+    def _cost_us(self, layer: Layer) -> float | None:
+        cost = self._costs_us.get(layer)
+        return self._dense_us(layer) if cost is None else cost
 
     def _dense_us(self, layer: Layer) -> float | None:
         """A classifier's cost for a number of classes between two measured ones: linear in the classes."""
         if not isinstance(layer.block, Dense):
             return None
         known = sorted(
-            (found.block.classes, entry.us)
+            (found.block.classes, self.calibration.layer_us(found, entry.us))
             for found, entry in self.entries.items()
             if isinstance(found.block, Dense) and found.input_shapes == layer.input_shapes
         )
@@ -258,7 +264,7 @@ class LatencyTable:
 
     def _calibrated_ms(self, sums_us: Values) -> Values:
         # A network cannot take less than nothing, whatever the fit says below the networks it saw.
-        return np.maximum(self.calibration.scale * sums_us + self.calibration.offset_us, 0.1) / 1000
+        return np.maximum(sums_us + self.calibration.offset_us, 0.1) / 1000
 
     # On disk
 
@@ -305,7 +311,9 @@ class LatencyTable:
             "calibration": plain(self.calibration),
             "certificate": plain(self.certificate),
             "provenance": self.provenance,
-            "entries": {str(layer): [entry.us, entry.spread] for layer, entry in self.entries.items()},
+            "entries": {
+                str(layer): [entry.us, entry.half_width, entry.first_us] for layer, entry in self.entries.items()
+            },
         }
 
     @classmethod
@@ -317,7 +325,7 @@ class LatencyTable:
                 source=content["source"],
                 reference=(str(content["reference"]["notation"]), float(content["reference"]["us"])),
                 empty_us=float(content["empty_us"]),
-                entries={Layer.parse(key): Entry(float(us), float(s)) for key, (us, s) in content["entries"].items()},
+                entries={Layer.parse(key): Entry(*map(float, values)) for key, values in content["entries"].items()},
                 calibration=files.from_mapping(Calibration, content["calibration"], where),
                 certificate=None if certificate is None else files.from_mapping(Certificate, certificate, where),
                 provenance=dict(content["provenance"]),
@@ -327,9 +335,10 @@ class LatencyTable:
                 f"The latency table {where} cannot be read: {error!r}. Profile the device again."
             ) from None
 
-    def merged(self, other: "LatencyTable") -> "LatencyTable":
-        """This table with the entries that only the other one has."""
-        return dataclasses.replace(self, entries=other.entries | self.entries)
+
+def _plain(found: Quality) -> dict[str, float | None]:
+    """A `Quality` for JSON, which has no NaN."""
+    return {key: None if value != value else value for key, value in dataclasses.asdict(found).items()}
 
 
 def _find(name: str | Path) -> Path:
@@ -346,11 +355,3 @@ def _find(name: str | Path) -> Path:
 def table_names() -> list[str]:
     """The tables there are: the user's own and those shipped."""
     return sorted({p.stem for folder in files.shipped_folders("latency_tables") for p in folder.glob(f"*{SUFFIX}")})
-
-
-def _spearman(first: Values, second: Values) -> float:
-    """Rank correlation (no ties to speak of among measured times)."""
-    if len(first) < 2:
-        return float("nan")
-    ranks = np.argsort(np.argsort(first)), np.argsort(np.argsort(second))
-    return float(np.corrcoef(*ranks)[0, 1])

@@ -13,9 +13,10 @@ from edgenas.model.convert import (
 )
 from edgenas.model.interpret import run_tflite
 from edgenas.model.quiet import keras_on_tensorflow, quiet
-from edgenas.model.workers import ConversionPool, end_with_parent
+from edgenas.model.workers import MODELS, ConversionPool, end_with_parent
 
 __all__ = [
+    "MODELS",
     "PRECISIONS",
     "ConversionPool",
     "Precision",

@@ -41,6 +41,10 @@ def _convert_to(path: Path, subject: Architecture | Layer, precision: Precision)
     files.write_atomically(path, content)
 
 
+# Converted layers and networks, by what they hold: another profile of the same space converts nothing.
+MODELS = Path(".edgenas/models")
+
+
 class ConversionPool:
     """Converts layers and networks with random weights, for measuring; a file that is there is not made again.
 
@@ -68,6 +72,13 @@ class ConversionPool:
 
     def __exit__(self, *exc: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def path(self, subject: Architecture | Layer) -> Path:
+        """The file of one subject, converted now where it is not there."""
+        path, future = self.submit([subject])[0]
+        if future is not None:
+            future.result()
+        return path
 
     def submit(self, subjects: Sequence[Architecture | Layer]) -> "list[tuple[Path, Future[None] | None]]":
         """Begin converting; each subject's path, and the future that says it is there (None: it is already)."""

@@ -35,8 +35,8 @@ class FreeObjectives:
         self._table = table
         self._precision = precision
         self.limits = limits
-        self._half = table.relative_half_width(limits.coverage) if table.certificate else None
-        if limits.max_latency_ms is not None and self._half is None:
+        self._factor = table.interval_factor(limits.coverage) if table.certificate else None
+        if limits.max_latency_ms is not None and self._factor is None:
             raise InputError("A limit on latency needs a table with a certificate. Profile the device again.")
         table.costs_us(space)
 
@@ -44,8 +44,8 @@ class FreeObjectives:
         """Name -> [N]: latency_ms and its interval's ends latency_low_ms and latency_high_ms, arena_kb, model_kb,
         peak_memory_kb. Without a certificate the interval is the prediction itself."""
         latency = self._table.estimate_codes_ms(self.space, codes)
-        half = self._half or 0.0
-        ends = {"latency_low_ms": latency / (1 + half), "latency_high_ms": latency / max(1 - half, 1e-9)}
+        factor = self._factor or 1.0
+        ends = {"latency_low_ms": latency / factor, "latency_high_ms": latency * factor}
         return {"latency_ms": latency, **ends, **memory_of_codes(self.space, codes, self._precision)}
 
     def excess(self, codes: Codes) -> Values:

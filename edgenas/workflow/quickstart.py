@@ -115,7 +115,7 @@ def _settings(data: str, sides: int, space: MobileSpace, table: LatencyTable) ->
         return load_settings(STUDY)
     except InputError:
         drawn = space.sample(np.random.default_rng(0), 2000)
-        ends = table.estimate_codes_ms(space, drawn) / (1 - table.relative_half_width())
+        ends = table.estimate_codes_ms(space, drawn) * table.interval_factor()
         limit = float(f"{np.quantile(ends, SHARE_KEPT):.2g}")
         fields: dict[str, Any] = {"final": Final(epochs=40)}
         if data == "fashion-mnist":

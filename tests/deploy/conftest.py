@@ -15,8 +15,9 @@ from edgenas.deploy.manifest import Network
 from edgenas.device import Device, Runtime, connect
 from edgenas.evaluation.data import Dataset, load_dataset, split
 from edgenas.evaluation.recipe import Recipe
-from edgenas.latency.table import Certificate, Entry, Identity, LatencyTable
-from edgenas.latency.table import Network as Certified
+from edgenas.latency.certificate import Certificate
+from edgenas.latency.certificate import Network as Certified
+from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.ledger import Ledger
 from edgenas.model import build_model, convert, converter_version, run_tflite
 from tests.board import Board
@@ -121,17 +122,20 @@ def table_of() -> Callable[..., LatencyTable]:
             info, version = agent.info, agent.runtime_version(device.runtime.package)
         fields = {
             "device": device.name, "fingerprint": info.fingerprint, "cpu": info.cpu,
+            "cpu_cores": info.cores, "memory_mb": 1, "os": info.os, "kernel": info.kernel,
+            "firmware": "", "governor": "",
             "runtime": device.runtime.package, "runtime_version": version, "delegate": "XNNPACK", "threads": 1,
             "cores": None, "precision": "int8", "converter": converter_version(),
         }  # fmt: skip
-        errors = np.linspace(0.1, 0.4, 10)
+        perfect = tuple(Certified(str(SMALL), 1.0, 1.0, 1.0) for _ in range(10))
+        wide = tuple(Certified(str(SMALL), 1.0, 1.0, 1 - float(error)) for error in np.linspace(0.1, 0.4, 10))
         return LatencyTable(
             identity=Identity(**{**fields, **identity}),
             source="measured",
             reference=(str(SMALL), 10.0),
             empty_us=0.1,
-            entries={layer: Entry(predicted_us / len(SMALL.layers()), 0.01) for layer in SMALL.layers()},
-            certificate=Certificate(tuple(Certified(str(SMALL), 1.0, 1.0, 1 - float(error)) for error in errors)),
+            entries={layer: Entry(predicted_us / len(SMALL.layers()), 0.01, 1.0) for layer in SMALL.layers()},
+            certificate=Certificate(perfect, wide),
         )
 
     return make

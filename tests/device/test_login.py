@@ -129,29 +129,51 @@ def test_a_passphrase_is_asked_for_on_the_terminal(board: Board, monkeypatch: py
         file.write(Path(f"{locked}.pub").read_text())
     device = dataclasses.replace(board.device(), identity_file=str(locked))
     device.save()
+    for answer, said in (("secret words", "let in"), ("wrong", "not the passphrase")):
+        output = _typed("Passphrase of", answer)
+        assert said in output
+        assert answer not in output
+
+
+def test_a_password_is_asked_for_on_the_terminal_and_stored_nowhere(
+    tmp_path_factory: pytest.TempPathFactory, project: Path
+):
+    """The server sees an /etc/shadow of its own, bound over the machine's in a mount namespace of its own."""
+    with Board(tmp_path_factory.mktemp("locked")) as board:
+        board.take_password("open sesame")
+        dataclasses.replace(board.device(), identity_file=None).save()
+        with pytest.raises(DeviceError, match="refuses the login"):  # without a terminal nothing is asked
+            _run(Device.load("board"))
+        assert "let in" in (output := _typed("Password of", "open sesame"))
+        assert "sesame" not in output
+        assert "refuses the login" in _typed("Password of", "close sesame")
+    for path in [*project.rglob("*"), *(Path.home() / ".edgenas").rglob("*.toml")]:
+        assert path.is_dir() or b"sesame" not in path.read_bytes()
+
+
+def _typed(question: str, answer: str) -> str:
+    """What a terminal shows of a connection to the device `board`, where somebody answers a question."""
     code = (
         "from edgenas.device import Device, connect\n"
         "with connect(Device.load('board')) as connection: print(connection.run(['echo', 'let', 'in']).stdout)"
     )
-    for answer, said in ((b"secret words\n", b"let in"), (b"wrong\n", b"not the passphrase")):
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.environ.pop("SSH_AUTH_SOCK", None)
-            os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
-            os.execv(sys.executable, [sys.executable, "-c", code])
-        output = b""
-        while b"Passphrase of" not in output:
-            output += os.read(terminal, 1000)
-        os.write(terminal, answer)
-        try:
-            while data := os.read(terminal, 1000):
-                output += data
-        except OSError:
-            pass  # the terminal's other end is closed
-        os.waitpid(pid, 0)
-        os.close(terminal)
-        assert said in output
-        assert answer.strip() not in output
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.pop("SSH_AUTH_SOCK", None)
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    output = b""
+    while question.encode() not in output:
+        output += os.read(terminal, 1000)
+    os.write(terminal, answer.encode() + b"\n")
+    try:
+        while data := os.read(terminal, 1000):
+            output += data
+    except OSError:
+        pass  # the terminal's other end is closed
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    return output.decode()
 
 
 @pytest.fixture

@@ -5,13 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgenas.latency.table import Calibration, Certificate, Entry, Identity, LatencyTable, Network
+from edgenas.latency.calibration import Calibration
+from edgenas.latency.certificate import Certificate, Network
+from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.space import MobileSpace
 
 IDENTITY = Identity(
     device="board",
     fingerprint="f" * 16,
     cpu="made up",
+    cpu_cores=4,
+    memory_mb=2048,
+    os="none",
+    kernel="0",
+    firmware="",
+    governor="performance",
     runtime="ai-edge-litert",
     runtime_version="2.3.0",
     delegate="XNNPACK",
@@ -23,8 +31,9 @@ IDENTITY = Identity(
 
 
 def certificate(errors: list[float]) -> Certificate:
-    """Networks of 1 ms whose predictions are off by these shares."""
-    return Certificate(tuple(Network(f"n{i}", 1.0, 1.01, 1.0 + error) for i, error in enumerate(errors)))
+    """Networks of 1 ms whose predictions are off by these shares; the intervals' by the same."""
+    networks = tuple(Network(f"n{i}", 1.0, 1.0, 1.0 + error) for i, error in enumerate(errors))
+    return Certificate(networks, networks)
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +47,10 @@ def simulate() -> Callable[[MobileSpace], LatencyTable]:
             source="simulated",
             reference=(str(space.smallest), 12.5),
             empty_us=1.25,
-            entries={layer: Entry(*map(float, rng.uniform((0.1, 0), (80, 0.1)))) for layer in space.layers()},
-            calibration=Calibration(1.1, 3.5, (Network(str(space.smallest), 1.0, 1.1, 0.9),)),
+            entries={layer: Entry(*map(float, rng.uniform((0.1, 0, 1), (80, 0.1, 900)))) for layer in space.layers()},
+            calibration=Calibration(
+                {"sum": 1.1, "kernel5": -0.05}, 3.5, (Network(str(space.smallest), 1.0, 1.1, 0.9),)
+            ),
             certificate=certificate([-0.04, 0.03, 0.02, -0.01, 0.0, 0.045, -0.06, 0.07, 0.08, -0.12]),
             provenance={"note": "made up"},
         )

@@ -8,10 +8,12 @@ import pytest
 
 from edgenas.evaluation.evaluator import Evaluated
 from edgenas.evaluation.recipe import Candidate
-from edgenas.latency.table import Certificate, Entry, Identity, LatencyTable, Network
+from edgenas.latency.certificate import Certificate, Network
+from edgenas.latency.table import Entry, LatencyTable
 from edgenas.space import MobileSpace
 from edgenas.strategy import Limits, Settings, Study
 from edgenas.strategy.objectives import FreeObjectives
+from tests.latency.conftest import IDENTITY
 
 
 class Formula:
@@ -43,21 +45,22 @@ def space() -> MobileSpace:
 
 @pytest.fixture(scope="session")
 def table(space: MobileSpace) -> LatencyTable:
-    identity = Identity("board", "f" * 12, "made up", "ai-edge-litert", "2.3", "XNNPACK", 1, None, "int8", "none")
     entries = {}
     for layer in space.layers():
-        entries[layer] = Entry(1 + layer.macs / 1e4 * (5 if "_k7_" in str(layer) else 1), 0.01)
+        entries[layer] = Entry(1 + layer.macs / 1e4 * (5 if "_k7_" in str(layer) else 1), 0.01, 1.0)
     drawn = space.decode_codes(space.sample(np.random.default_rng(0), 10))
     errors = np.linspace(-0.04, 0.04, 10)
     networks = tuple(Network(str(a), 1.0, 1.0, 1.0 + float(e)) for a, e in zip(drawn, errors, strict=True))
-    return LatencyTable(identity, "simulated", ("none", 100.0), 1.0, entries, certificate=Certificate(networks))
+    return LatencyTable(
+        IDENTITY, "simulated", ("none", 100.0), 1.0, entries, certificate=Certificate(networks, networks)
+    )
 
 
 @pytest.fixture(scope="session")
 def half(space: MobileSpace, table: LatencyTable) -> Limits:
     """A limit on latency that half the space breaks."""
     drawn = space.sample(np.random.default_rng(1), 1000)
-    ends = table.estimate_codes_ms(space, drawn) / (1 - table.relative_half_width(0.9))
+    ends = table.estimate_codes_ms(space, drawn) * table.interval_factor(0.9)
     return Limits(max_latency_ms=float(np.median(ends)))
 
 

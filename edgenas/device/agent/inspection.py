@@ -46,6 +46,17 @@ _PROBE = (
     "+X0yHA9B/5zj7JPQfIBvIpRlTREzgDvwq6J3Z+g5Hpy3u+VOr7eT55xY5N+avD/xBMFaBBu01nmeGPuvyC9431//nDWF+rx2OGcG35KUC95HC7"
     "S1H+kEYqQ="
 )
+_FIRMWARE = [
+    "/proc/device-tree/chosen/bootloader/version",
+    "/sys/class/dmi/id/bios_version",
+    "/sys/devices/soc0/revision",
+]
+_CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq"
+# Each holds a count or flags that are not 0 where the hardware slowed the processor down.
+_THROTTLED = [
+    "/sys/devices/platform/soc/soc:firmware/get_throttled",
+    "/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count",
+]
 _found_runtimes: list[dict[str, Any]] = []
 
 
@@ -69,6 +80,8 @@ def hello(context: Context) -> dict[str, Any]:
         "boot_id": boot_id(),
         "kernel": platform.release(),
         "os": _os_name(),
+        "firmware": _first_of(_FIRMWARE),
+        "governor": _first_of([f"{_CPUFREQ}/scaling_governor"]),
         "hostname": socket.gethostname(),
         "numpy": _version("numpy"),
         "runtimes": _found_runtimes,
@@ -91,6 +104,8 @@ def status(context: Context) -> dict[str, Any]:
         "cpu_percent": percent,
         "temperature_c": _temperature_c(),
         "frequency_mhz": _frequency_mhz(),
+        "highest_frequency_mhz": _mhz(_read(f"{_CPUFREQ}/cpuinfo_max_freq")),
+        "throttled": _first_of(_THROTTLED),
         "memory_available_kb": memory_kb()[1],
     }
 
@@ -183,11 +198,21 @@ def _temperature_c() -> float | None:
 
 
 def _frequency_mhz() -> float | None:
-    value = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    value = _mhz(_read(f"{_CPUFREQ}/scaling_cur_freq"))
     if value:
-        return int(value) / 1000
+        return value
     match = re.search(r"^cpu MHz\s*:\s*([\d.]+)", _read("/proc/cpuinfo") or "", re.MULTILINE)
     return float(match[1]) if match else None
+
+
+def _mhz(khz: str | None) -> float | None:
+    return int(khz) / 1000 if khz and khz.isdigit() else None
+
+
+def _first_of(paths: list[str]) -> str | None:
+    """What the first file that can be read holds."""
+    found = (_read(path) for path in paths)
+    return next((text.strip("\0 ")[:80] for text in found if text), None)
 
 
 def _read(path: str) -> str | None:

@@ -1,0 +1,197 @@
+"""The kernels inside a model, as LiteRT's profiler names and times them."""
+
+import importlib.metadata
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import ai_edge_litert
+import numpy as np
+import psutil
+import pytest
+
+from edgenas.architecture import Layer, parse_block
+from edgenas.device import Agent, Connection
+from edgenas.device.agent.kernels import _CHECKED
+from edgenas.errors import CheckFailedError, DeviceError
+from edgenas.model import Precision, convert_layer
+
+# Names of XNNPACK's kernels begin with one of these; TFLite's own operators are capitals.
+XNNPACK = ("Convolution (NHWC, ", "Fully Connected (NC, ", "Add (ND)", "Multiply (ND)", "HardSwish (NC)")
+
+needs_profiler = pytest.mark.skipif(
+    importlib.metadata.version("ai-edge-litert") not in _CHECKED, reason="the installed ai-edge-litert was not checked"
+)
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, Precision], str]:
+    """Paths of `.tflite` files by (block, precision)."""
+    folder = tmp_path_factory.mktemp("layers")
+    paths: dict[tuple[str, Precision], str] = {}
+    for name in ("k3_relu6", "k7_relu6", "k3_hardswish"):
+        kernel, activation = name.split("_")
+        layer = Layer(parse_block(f"mbconv_{kernel}_e3_s1_c16_{activation}"), ((28, 28, 16),))
+        for precision in ("float32", "int8"):
+            path = folder / f"{name}_{precision}.tflite"
+            path.write_bytes(convert_layer(layer, precision))
+            paths[name, precision] = str(path)
+    return paths
+
+
+def by_name(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {kernel["name"]: kernel for kernel in answer["kernels"]}
+
+
+@needs_profiler
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_kernels_of_a_layer_add_up_to_its_latency(
+    local: Connection, layers: dict[tuple[str, Precision], str], precision: Precision
+):
+    for name in ("k7_relu6", "k3_relu6"):
+        model = layers[name, precision]
+        with local.open_agent() as agent:
+            latency_us = float(np.median(agent.call("single", model=model, runs=100)["times_us"]))
+            answer = agent.call("kernels", model=model, runs=100)
+        assert answer["runs"] == 100
+        assert answer["runtime_version"] in _CHECKED
+        found = by_name(answer)
+        assert len(found) == len(answer["kernels"]), "each name once"
+        assert all(kernel["kind"] == "delegate kernel" for kernel in found.values()), "XNNPACK takes the whole block"
+        assert all(name.startswith(XNNPACK) for name in found)
+        # Two 1x1 convolutions, which XNNPACK runs as matrix products, a depthwise one and the skip connection.
+        assert sum(kernel["count"] for kernel in found.values()) == 4
+        assert sum("GEMM" in name and "IGEMM" not in name for name in found) == 1
+        assert all(kernel["us"] > 0 for name, kernel in found.items() if name != "Add (ND)")
+        assert answer["total_us"] == pytest.approx(sum(kernel["us"] for kernel in found.values()))
+        assert latency_us / 3 < answer["total_us"] < latency_us * 3
+
+
+@needs_profiler
+def test_it_shows_why_a_block_is_slow(local: Connection, layers: dict[tuple[str, Precision], str]):
+    """What a table cannot say: a 7x7 depthwise left the fast kernels, int8 hard-swish left XNNPACK."""
+    with local.open_agent() as agent:
+        small, large, float_swish, swish = (
+            by_name(agent.call("kernels", model=layers[key], runs=20))
+            for key in (
+                ("k3_relu6", "int8"), ("k7_relu6", "int8"), ("k3_hardswish", "float32"), ("k3_hardswish", "int8"),
+            )
+        )  # fmt: skip
+    assert "Convolution (NHWC, QC8) DWConv" in small
+    assert "Convolution (NHWC, QC8) DWConv" not in large
+    assert large["Convolution (NHWC, QC8) IGEMM"]["us"] > 5 * small["Convolution (NHWC, QC8) DWConv"]["us"]
+    assert swish["HARD_SWISH"]["kind"] == "operator"
+    assert swish["HARD_SWISH"]["count"] == 2
+    assert swish["HARD_SWISH"]["us"] > 0
+    assert all(kernel["kind"] == "delegate kernel" for kernel in float_swish.values())
+
+
+@needs_profiler
+def test_what_is_no_model_is_one_error_and_the_agent_goes_on(
+    local: Connection, layers: dict[tuple[str, Precision], str], tmp_path: Path
+):
+    good = layers["k3_relu6", "int8"]
+    (tmp_path / "bad.tflite").write_bytes(b"no model" * 100)
+    (tmp_path / "half.tflite").write_bytes(Path(good).read_bytes()[:2000])
+    with local.open_agent() as agent:
+        for name in ("bad", "half", "none"):
+            with pytest.raises(
+                CheckFailedError, match=r"under LiteRT's profiler: .*LiteRtCreate\w*Model\w* failed with status"
+            ):
+                agent.call("kernels", model=str(tmp_path / f"{name}.tflite"), runs=3)
+        with pytest.raises(DeviceError, match="at least 1 run is needed, not 0"):
+            agent.call("kernels", model=good, runs=0)
+        assert agent.call("kernels", model=good, runs=1, threads=2)["kernels"]
+
+
+@needs_profiler
+def test_threads_no_gpu_and_a_model_that_kills_its_process(
+    local: Connection, layers: dict[tuple[str, Precision], str], monkeypatch: pytest.MonkeyPatch
+):
+    seen: dict[str, Any] = {}
+
+    def look_and_kill(line: dict[str, Any]) -> None:
+        if line["run"] > 0:
+            child = psutil.Process(agent.info.pid).children()[0]
+            seen["threads"] = child.num_threads()
+            seen["libraries"] = Path(f"/proc/{child.pid}/maps").read_text()
+            child.send_signal(signal.SIGILL)
+
+    # Where the wheel's GPU library could be found, it must still not be loaded; and NumPy keeps no threads of its own.
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(ai_edge_litert.__file__).parent))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    with local.open_agent() as agent:
+        assert agent.info.pid
+        with pytest.raises(CheckFailedError, match=r"does not run under LiteRT's profiler: its process was .*SIGILL"):
+            agent.call(
+                "kernels", model=layers["k3_relu6", "int8"], runs=1_000_000, threads=4, on_progress=look_and_kill
+            )
+        assert agent.call("status")["memory_available_kb"] > 0
+    assert seen["threads"] == 4
+    assert "libLiteRt.so" in seen["libraries"]
+    assert "Gpu" not in seen["libraries"]
+
+
+def test_another_runtime_is_refused(local: Connection):
+    with local.open_agent() as agent, pytest.raises(DeviceError, match="the runtime is tflite-runtime"):
+        agent.call("kernels", model="x", runs=1, runtime="tflite-runtime")
+
+
+def _with_wheel(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str) -> Path:
+    """The folder of a package that agents find before the real one: what is installed is then of this version."""
+    package = folder / "ai_edge_litert"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    about = folder / f"ai_edge_litert-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ai-edge-litert\nVersion: {version}\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return package
+
+
+def _refusal(agent: Agent) -> str:
+    with pytest.raises(DeviceError) as caught:
+        agent.call("kernels", model="x", runs=1)
+    assert not isinstance(caught.value, CheckFailedError), "the model is not to blame"
+    return str(caught.value)
+
+
+def test_a_version_that_was_not_checked_is_refused(local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _with_wheel(monkeypatch, tmp_path, "2.99.0")
+    with local.open_agent() as agent:
+        message = _refusal(agent)
+    assert f"only ai-edge-litert {_CHECKED[0]}" in message
+    assert "installed there is 2.99.0" in message
+
+
+def test_a_library_that_does_not_start_is_one_error(local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = _with_wheel(monkeypatch, tmp_path, _CHECKED[0])
+    with local.open_agent() as agent:
+        assert "does not start there: OSError: " in _refusal(agent), "no library"
+        (package / "libLiteRt.so").write_bytes(b"no library")
+        assert "does not start there: OSError: " in _refusal(agent), "not a library"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("__attribute__((constructor)) void die(void) { raise(SIGILL); }", "its process was killed by SIGILL"),
+        ("int other;", "does not start there: AttributeError: .*LiteRtCreateEnvironment"),
+    ],
+    ids=["dies", "other functions"],
+)
+def test_a_library_for_another_processor_is_one_error(
+    local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+):
+    """As on a Cortex-A53, where what LiteRT loads kills the process."""
+    package = _with_wheel(monkeypatch, tmp_path, _CHECKED[0])
+    (tmp_path / "fake.c").write_text(f"#include <signal.h>\n{code}\n")
+    argv = ["cc", "-shared", "-fPIC", "-o", str(package / "libLiteRt.so"), str(tmp_path / "fake.c")]
+    subprocess.run(argv, check=True, capture_output=True)
+    with local.open_agent() as agent:
+        with pytest.raises(DeviceError, match=message):
+            agent.call("kernels", model="x", runs=1)
+        assert agent.call("status")["memory_available_kb"] > 0
