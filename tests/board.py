@@ -32,7 +32,7 @@ class Board:
             pytest.skip("needs an OpenSSH server (apt-get install openssh-server)")
         self.folder = folder
         self.home = folder / "home"
-        self.home.mkdir(parents=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.user = getpass.getuser()
         self.user_key = self.make_key("user")

@@ -53,6 +53,7 @@ def print_bundle(bundle: Any) -> None:
         low, high = predicted.latency_interval_ms
         pairs["predicted"] = (
             f"{predicted.latency_ms:.3f} ms ({low:.3f} to {high:.3f}), {predicted.peak_memory_kb:.0f} kB"
+            + (f"; NO PROMISE: {predicted.doubt}" if predicted.doubt else "")
         )
     print_pairs(pairs)
 

@@ -53,7 +53,8 @@ def search(as_json: bool, dry_run: bool, **given: Any) -> None:
     prepared = prepare(_settings(given))
     counts = prepared.study.counts()
     left_out = [f"left out: {path}: {why}" for path, why in prepared.dataset.left_out[:5]]
-    for note in (*prepared.dataset.notes, *left_out):
+    standing = str(_backing(prepared.settings))
+    for note in (*prepared.dataset.notes, *left_out, *filter(None, [standing])):
         stderr.print(note, markup=False)
     if dry_run:
         found = {
@@ -164,7 +165,7 @@ def report(study: str, to: Path | None, as_json: bool) -> None:
 
     settings, found = _open(study)
     path = to or found.folder / "report.html"
-    write_page(settings, found.front, found.points, found.counts(), path)
+    write_page(settings, found.front, found.points, found.counts(), str(_backing(settings)), path)
     print_json({"report": str(path)}) if as_json else stdout.print(f"{path} written.", markup=False)
 
 
@@ -173,6 +174,12 @@ def _open(study: str) -> tuple[Any, Any]:
     from edgenas.strategy import StoredStudy, load_settings
 
     return load_settings(study), StoredStudy(study)
+
+
+def _backing(settings: Any) -> Any:
+    from edgenas.latency.finding import backing
+
+    return backing(settings.table, settings.limits.max_latency_ms)
 
 
 def _show_front(settings: Any, study: Any, as_json: bool, picture: Path | None = None) -> None:
@@ -186,9 +193,12 @@ def _show_front(settings: Any, study: Any, as_json: bool, picture: Path | None =
     if as_json:
         trials = {name: counts[name] for name in ("complete", "infeasible", "failed", "duplicate")}
         cost = {"training_s": counts["seconds"], "proposals": counts["proposals"]}
-        print_json({"study": settings.study, "front": front_rows(front), "trials": trials, "cost": cost})
+        standing = _backing(settings)
+        print_json({"study": settings.study, "front": front_rows(front), "trials": trials, "cost": cost,
+                    "table": standing.table, "doubt": standing.doubt})  # fmt: skip
         return
     print_front(front, path)
+    stdout.print(str(_backing(settings)), markup=False)
     stdout.print(
         f"{counts['complete']} networks evaluated in {counts['seconds']:.0f} s of training; {counts['infeasible']} "
         f"proposals over a limit and {counts['duplicate']} repeated ones never were; {counts['failed']} failed.",

@@ -62,11 +62,13 @@ class Predicted:
     Attributes:
         latency_ms: None without a table.
         latency_interval_ms: holds the measured latency with probability `coverage`; None without a certificate.
+        doubt: why the latency is no promise; None where it is.
     """
 
     latency_ms: float | None
     latency_interval_ms: tuple[float, float] | None
     coverage: float | None
+    doubt: str | None
     arena_kb: float
     model_kb: float
     peak_memory_kb: float

@@ -236,4 +236,6 @@ def _predict(architecture: Architecture, precision: Precision, table: LatencyTab
         except InputError:  # no certificate, no promise
             interval = None
     arena_kb, model_kb = (float(f([architecture], precision)[0]) for f in (memory.arena_kb, memory.model_kb))
-    return Predicted(latency_ms, interval, COVERAGE if interval else None, arena_kb, model_kb, arena_kb + model_kb)
+    doubt = "no latency table was given" if table is None else table.doubt
+    coverage = COVERAGE if interval else None
+    return Predicted(latency_ms, interval, coverage, doubt, arena_kb, model_kb, arena_kb + model_kb)

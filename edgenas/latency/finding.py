@@ -1,9 +1,48 @@
-"""Which table fits: by device, runtime, precision, threads and the layers that a space needs."""
+"""Which table fits (by device, runtime, precision, threads and the layers that a space needs), and what backs it."""
+
+from dataclasses import dataclass
 
 from edgenas.device import Device
 from edgenas.errors import EdgeNASError, InputError
+from edgenas.latency.certificate import Quality
 from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.space import MobileSpace
+
+
+@dataclass(frozen=True)
+class Backing:
+    """What stands behind the predictions of a table.
+
+    Attributes:
+        table: its name.
+        doubt: why they are no promise; None where they are.
+        near_limit: how well they hold for networks within 20% of a limit; None without a limit or a certificate.
+    """
+
+    table: str
+    doubt: str | None
+    near_limit: Quality | None
+
+    def __str__(self) -> str:
+        if self.doubt is not None:
+            return f"Latencies are NO PROMISE: {self.doubt}."
+        near = self.near_limit
+        if near is None or not near.networks:
+            return ""
+        return (
+            f"Near the limit on latency {near.networks} test networks were predicted with a mean error of "
+            f"{near.mape:.1%}, {near.within_10_percent:.0%} of them within 10%."
+        )
+
+
+def backing(name: str, limit_ms: float | None) -> Backing:
+    """What backs predictions of the table `name`, near a limit too where there is one."""
+    try:
+        table = LatencyTable.load(name)
+    except EdgeNASError as error:
+        return Backing(name, str(error).rstrip("."), None)
+    near = table.certificate.near(limit_ms) if table.certificate and limit_ms is not None else None
+    return Backing(name, table.doubt, near)
 
 
 def mismatch(table: LatencyTable, device: Device, precision: str, threads: int) -> str | None:

@@ -17,9 +17,9 @@ td:first-child,th:first-child{text-align:left}code{font-size:12px;overflow-wrap:
 
 
 def write_page(
-    settings: Settings, front: Front, points: Sequence[Point], counts: Mapping[str, Any], path: Path
+    settings: Settings, front: Front, points: Sequence[Point], counts: Mapping[str, Any], backing: str, path: Path
 ) -> None:
-    """Write the page of a study: its question, its front as picture and table, and what it cost."""
+    """Write the page of a study: its question, its front as picture and table, what backs it, and what it cost."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "front.svg"
         draw_front(front, points, f"{settings.study} on {settings.device}", picture, settings.limits.max_latency_ms)
@@ -36,7 +36,7 @@ def write_page(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(settings.study)}</title>"
         f"<style>{_STYLE}</style><h1>{html.escape(settings.study)}</h1>"
         f"<p>Accuracy is the study's {settings.metric} on its validation split, after the search's short training; "
-        "latency and memory are predicted.</p>"
+        f"latency and memory are predicted. {html.escape(backing)}</p>"
         f'<img alt="The front: accuracy against latency" src="data:image/svg+xml;base64,{image}">'
         f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}</table>"
         f"<h2>What it cost</h2><p>{cost}</p><h2>What was asked</h2><table>{asked}</table>"

@@ -1,0 +1,283 @@
+"""How well latency tables predict networks that took no part in them, over SSH to this very machine.
+
+For each of {tiny 28 px, standard 96 px, standard 160 px} x {float32, int8}, LiteRT, one thread: profiles the device
+(a real OpenSSH server on loopback), measures 100 random networks and 50 without 7x7 kernels, each twice, and compares
+them with the table's predictions. `--all` adds two threads and tflite-runtime. Compares calibration methods on the same
+measurements. Prints tables and writes JSON. It resumes: what is measured stays in --work.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import edgenas.files as files
+from edgenas.architecture import Architecture
+from edgenas.device import Device, Runtime, setup
+from edgenas.latency.calibration import FEATURES, Calibration, fit, sum_features
+from edgenas.latency.certificate import Network, Quality, quality
+from edgenas.latency.checking import Remeasuring
+from edgenas.latency.profiler import no_progress, profile, table_name
+from edgenas.latency.table import LatencyTable
+from edgenas.ledger import Ledger
+from edgenas.space import MobileSpace
+from tests.board import Board
+
+OUT = Path("benchmarks/results/latency_tables.json").absolute()
+SPACES = (("tiny", (28, 28, 1)), ("standard", (96, 96, 3)), ("standard", (160, 160, 3)))
+SEED = 1000  # apart from the profiler's own
+RANDOM, WITHOUT_7 = 100, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One table."""
+
+    space: MobileSpace
+    precision: str
+    runtime: str = "ai-edge-litert"
+    threads: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether the targets are for it."""
+        return self.runtime == "ai-edge-litert" and self.threads == 1
+
+    def __str__(self) -> str:
+        words = [self.space.name, f"{self.space.input_shape[0]} px", self.precision]
+        words += [] if self.threads == 1 else [f"{self.threads} threads"]
+        words += [] if self.runtime == "ai-edge-litert" else [self.runtime]
+        return ", ".join(words)
+
+
+def settings(everything: bool) -> list[Setting]:
+    """The tables to make."""
+    spaces = [MobileSpace(name, shape, 10) for name, shape in SPACES]
+    made = [Setting(space, precision) for space in spaces for precision in ("int8", "float32")]
+    if everything:
+        for space in spaces[:2]:
+            for precision in ("int8", "float32"):
+                made.append(Setting(space, precision, threads=2))
+                made.append(Setting(space, precision, runtime="tflite-runtime"))
+    return made
+
+
+def test_networks(space: MobileSpace) -> list[Architecture]:
+    """100 random networks, then 50 without 7x7 kernels."""
+    rng = np.random.default_rng(SEED)
+    codes = space.sample(rng, WITHOUT_7)
+    for position, (name, options) in enumerate(space.choices.items()):
+        if name.endswith("_kernel"):
+            largest = codes[:, position] == options.index(7)
+            codes[largest, position] = rng.integers(0, options.index(7), int(largest.sum()))
+    networks = dict.fromkeys(space.decode_codes(space.sample(rng, 2 * RANDOM)))
+    few = dict.fromkeys(space.decode_codes(space.canonical(codes)))
+    return [*list(networks)[:RANDOM], *few]
+
+
+def measure(device: Device, table: LatencyTable, setting: Setting, journal: Ledger) -> list[Network]:
+    """The test networks, each measured twice."""
+    networks = test_networks(setting.space)
+    done = journal.entries("measured")
+    if not done:
+        with Remeasuring(device, table, progress) as bench:
+            paths = bench.convert(networks)
+            first = [ratio.value for ratio in bench.measure(paths)]
+            again = [ratio.value for ratio in bench.measure(paths)]
+        journal.append("measured", table=table.checksum, first=first, again=again)
+        done = journal.entries("measured")
+    if done[0]["table"] != table.checksum:
+        raise SystemExit(f"{journal.path} belongs to another table: remove it.")
+    predicted = table.estimate_ms(networks)
+    ms = table.reference[1] / 1000
+    rows = zip(networks, done[0]["first"], done[0]["again"], predicted, strict=True)
+    return [Network(str(network), first * ms, again * ms, float(p)) for network, first, again, p in rows]
+
+
+def progress(what: str, done: int, total: int) -> None:
+    """One line on stderr now and then."""
+    if done % 50 == 0:
+        Console(stderr=True).print(f"  {time.strftime('%H:%M:%S')} {what} {done}/{total}", highlight=False)
+
+
+# Calibration methods, all fitted on the same networks
+
+Method = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
+
+
+def raw(sums: np.ndarray, truth_us: np.ndarray) -> tuple[np.ndarray, float]:
+    """The sum of the layers as it is."""
+    return np.eye(len(FEATURES))[0], 0.0
+
+
+def scale_offset(sums: np.ndarray, truth_us: np.ndarray) -> tuple[np.ndarray, float]:
+    """Least squares of the relative error with two coefficients."""
+    rows = np.c_[sums[:, 0], np.ones(len(sums))] / truth_us[:, None]
+    (scale, offset), *_ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)
+    return scale * np.eye(len(FEATURES))[0], float(offset)
+
+
+def unshrunken(sums: np.ndarray, truth_us: np.ndarray) -> tuple[np.ndarray, float]:
+    """Least squares of the relative error with every coefficient free."""
+    rows = np.c_[sums, np.ones(len(sums))] / truth_us[:, None]
+    coefficients, *_ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)
+    return coefficients[:-1], float(coefficients[-1])
+
+
+METHODS: dict[str, Method] = {
+    "sum of layers": raw,
+    "scale and offset": scale_offset,
+    "all coefficients, least squares": unshrunken,
+    "all coefficients, shrunken (used)": fit,
+}
+
+
+def with_method(table: LatencyTable, method: Method) -> LatencyTable:
+    """The table with its calibration fitted by another method."""
+    networks = table.calibration.networks
+    sums = np.array([sum_features(Architecture.parse(n.notation), table.layer_us) for n in networks])
+    coefficients, offset = method(sums, np.array([n.truth_ms * 1000 for n in networks]))
+    named = dict(zip(FEATURES, map(float, coefficients), strict=True))
+    return dataclasses.replace(table, calibration=Calibration(named, offset, networks))
+
+
+def predicted_by(table: LatencyTable, networks: Sequence[Network]) -> list[Network]:
+    """Networks with another table's predictions."""
+    predicted = table.estimate_ms([Architecture.parse(network.notation) for network in networks])
+    return [dataclasses.replace(n, predicted_ms=float(p)) for n, p in zip(networks, predicted, strict=True)]
+
+
+def held(table: LatencyTable, networks: Sequence[Network], coverage: float = 0.9) -> list[bool]:
+    """Whether each measured time lies in its interval."""
+    factor = table.interval_factor(coverage)
+    return [network.predicted_ms / factor <= network.truth_ms <= network.predicted_ms * factor for network in networks]
+
+
+# The run
+
+
+def run(setting: Setting, devices: dict[str, Device]) -> dict[str, Any]:
+    """Profile, measure, compare: one setting."""
+    device = devices[setting.runtime]
+    name = table_name(device, setting.space, setting.precision, setting.threads)
+    path = Path("latency_tables") / f"{name}.json"
+    if not path.exists():
+        Console(stderr=True).print(f"{time.strftime('%H:%M:%S')} profiling {setting}", highlight=False)
+        profile(device, setting.space, setting.precision, setting.threads, progress=no_progress)  # type: ignore[arg-type]
+    table = LatencyTable.load(path)
+    networks = measure(device, table, setting, Ledger(Path("networks") / f"{name}.jsonl"))
+    drawn, few = networks[:RANDOM], networks[RANDOM:]
+    provenance = table.provenance
+    assert table.certificate is not None
+    return {
+        "setting": str(setting),
+        "main": setting.main,
+        "random": dataclasses.asdict(quality(drawn)),
+        "without_7": dataclasses.asdict(quality(few)),
+        "certificate": dataclasses.asdict(quality(table.certificate.networks)),
+        "interval_factor": table.interval_factor(0.9),
+        "held": held(table, drawn),
+        "held_without_7": held(table, few),
+        "methods": {
+            method: [abs(n.relative_error) for n in predicted_by(with_method(table, fitted), drawn)]
+            for method, fitted in METHODS.items()
+        },
+        "errors": [network.relative_error for network in drawn],
+        "median_ms": float(np.median([network.truth_ms for network in drawn])),
+        "wall_s": provenance["wall_s"],
+        "device_busy_s": provenance["device_busy_s"],
+        "conversion_s": provenance["conversion_s"],
+        "sessions": provenance["sessions"],
+    }
+
+
+def show(rows: list[dict[str, Any]], console: Console) -> dict[str, Any]:
+    """Print it all; the pooled figures."""
+    table = Table(title="100 random networks that took no part, and 50 without 7x7 kernels")
+    heads = ("table", "median ms", "<5%", "<10%", "MAPE", "noise", "rank", "no 7x7: <5%", "<10%", "MAPE", "rank")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "table" else "right")
+    for row in rows:
+        a, b = Quality(**row["random"]), Quality(**row["without_7"])
+        table.add_row(
+            row["setting"], f"{row['median_ms']:.3f}", f"{a.within_5_percent:.0%}", f"{a.within_10_percent:.0%}",
+            f"{a.mape:.2%}", f"{a.noise_floor:.2%}", f"{a.spearman:.4f}", f"{b.within_5_percent:.0%}",
+            f"{b.within_10_percent:.0%}", f"{b.mape:.2%}", f"{b.spearman:.4f}",
+        )  # fmt: skip
+    console.print(table)
+    main = [row for row in rows if row["main"]]
+    errors = np.abs(np.concatenate([row["errors"] for row in main]))
+    intervals = np.concatenate([row["held"] for row in main])
+    pooled = {
+        "networks": len(errors),
+        "within_5_percent": float((errors <= 0.05).mean()),
+        "within_10_percent": float((errors <= 0.10).mean()),
+        "mape": float(errors.mean()),
+        "intervals_held": float(intervals.mean()),
+        "intervals_held_without_7": float(np.concatenate([row["held_without_7"] for row in main]).mean()),
+    }
+    console.print(
+        f"Pooled, LiteRT, one thread: {pooled['networks']} networks, {pooled['within_5_percent']:.1%} within 5%, "
+        f"{pooled['within_10_percent']:.1%} within 10%, MAPE {pooled['mape']:.2%}; 90% intervals hold "
+        f"{pooled['intervals_held']:.1%} ({pooled['intervals_held_without_7']:.1%} of those without 7x7 kernels)."
+    )
+    methods = Table(title="Calibration methods on the same measurements, pooled")
+    for head in ("method", "<5%", "<10%", "MAPE"):
+        methods.add_column(head)
+    pooled["methods"] = {}
+    for method in METHODS:
+        found = np.concatenate([row["methods"][method] for row in main])
+        figures = float((found <= 0.05).mean()), float((found <= 0.10).mean()), float(found.mean())
+        pooled["methods"][method] = dict(zip(("within_5_percent", "within_10_percent", "mape"), figures, strict=True))
+        methods.add_row(method, f"{figures[0]:.1%}", f"{figures[1]:.1%}", f"{figures[2]:.2%}")
+    console.print(methods)
+    cost = Table(title="What a profile costs: layers, calibration, intervals and certificate")
+    for head in ("table", "wall s", "device busy s", "conversion s", "wall / (busy + conversion)"):
+        cost.add_column(head, justify="left" if head == "table" else "right")
+    for row in rows:
+        if row["sessions"] == 1:
+            ratio = row["wall_s"] / (row["device_busy_s"] + row["conversion_s"])
+            cost.add_row(row["setting"], *(f"{row[k]:.0f}" for k in ("wall_s", "device_busy_s", "conversion_s")),
+                         f"{ratio:.2f}")  # fmt: skip
+    console.print(cost)
+    return pooled
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("benchmarks/results/latency_tables"), help="measurements")
+    parser.add_argument("--all", action="store_true", help="two threads and tflite-runtime too")
+    parser.add_argument("--only", default="", help="settings whose name holds this")
+    arguments = parser.parse_args()
+    work = arguments.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    os.chdir(work)
+    chosen = [setting for setting in settings(arguments.all) if arguments.only in str(setting)]
+    rows = []
+    with ExitStack() as stack:
+        board = stack.enter_context(Board(work / "board"))
+        devices = {}
+        for name, package in (("board", "ai-edge-litert"), ("old", "tflite-runtime")):
+            device = board.device(name, folder=f"{board.home}/{name}", runtime=Runtime(package))  # type: ignore[arg-type]
+            device.save()
+            if any(setting.runtime == package for setting in chosen):
+                setup(device)
+            devices[package] = device
+        for setting in chosen:
+            rows.append(run(setting, devices))
+            console = Console(width=150)
+            pooled = show(rows, console)
+            files.write_atomically(OUT, json.dumps({"pooled": pooled, "tables": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
