@@ -23,10 +23,10 @@ from rich.table import Table
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Device, Runtime, setup
-from edgenas.latency.calibration import FEATURES, Calibration, fit, sum_features
+from edgenas.latency.calibration import FEATURES, Calibration, fit
 from edgenas.latency.certificate import Network, Quality, quality
-from edgenas.latency.checking import Remeasuring
-from edgenas.latency.profiler import no_progress, profile, table_name
+from edgenas.latency.checking import bench_of, convert, measure_again
+from edgenas.latency.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
 from edgenas.ledger import Ledger
 from edgenas.space import MobileSpace
@@ -89,10 +89,10 @@ def measure(device: Device, table: LatencyTable, setting: Setting, journal: Ledg
     networks = test_networks(setting.space)
     done = journal.entries("measured")
     if not done:
-        with Remeasuring(device, table, progress) as bench:
-            paths = bench.convert(networks)
-            first = [ratio.value for ratio in bench.measure(paths)]
-            again = [ratio.value for ratio in bench.measure(paths)]
+        paths = convert(table, networks, progress)
+        with bench_of(device, table) as bench:
+            first = [ratio.value for ratio in measure_again(bench, paths, progress)]
+            again = [ratio.value for ratio in measure_again(bench, paths, progress)]
         journal.append("measured", table=table.checksum, first=first, again=again)
         done = journal.entries("measured")
     if done[0]["table"] != table.checksum:
@@ -144,7 +144,7 @@ METHODS: dict[str, Method] = {
 def with_method(table: LatencyTable, method: Method) -> LatencyTable:
     """The table with its calibration fitted by another method."""
     networks = table.calibration.networks
-    sums = np.array([sum_features(Architecture.parse(n.notation), table.layer_us) for n in networks])
+    sums = np.array([table.features(Architecture.parse(n.notation)) for n in networks])
     coefficients, offset = method(sums, np.array([n.truth_ms * 1000 for n in networks]))
     named = dict(zip(FEATURES, map(float, coefficients), strict=True))
     return dataclasses.replace(table, calibration=Calibration(named, offset, networks))
@@ -172,7 +172,7 @@ def run(setting: Setting, devices: dict[str, Device]) -> dict[str, Any]:
     path = Path("latency_tables") / f"{name}.json"
     if not path.exists():
         Console(stderr=True).print(f"{time.strftime('%H:%M:%S')} profiling {setting}", highlight=False)
-        profile(device, setting.space, setting.precision, setting.threads, progress=no_progress)  # type: ignore[arg-type]
+        profile(device, setting.space, setting.precision, setting.threads)  # type: ignore[arg-type]
     table = LatencyTable.load(path)
     networks = measure(device, table, setting, Ledger(Path("networks") / f"{name}.jsonl"))
     drawn, few = networks[:RANDOM], networks[RANDOM:]

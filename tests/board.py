@@ -8,8 +8,11 @@ import socket
 import subprocess
 import threading
 import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgenas.device import Device, Runtime
@@ -25,14 +28,30 @@ def free_port() -> int:
 
 
 class Board:
-    """An SSH server below `folder`. Sessions have `folder/home` as their HOME and a short PATH."""
+    """An SSH server below `folder`. Sessions have `folder/home` as their HOME, a TMPDIR of their own and a short PATH.
 
-    def __init__(self, folder: Path, path: str = "/usr/local/bin:/usr/bin:/bin") -> None:
+    Args:
+        folder: for all its files.
+        environment: of its sessions, besides.
+        own_core: it looks like another machine (with a boot id of its own) and is kept on this core.
+        cgroup: a memory control group (version 1) that it runs in.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        path: str = "/usr/local/bin:/usr/bin:/bin",
+        environment: Mapping[str, str] | None = None,
+        own_core: int | None = None,
+        cgroup: Path | None = None,
+    ) -> None:
         if SSHD is None or shutil.which("ssh-keygen") is None:
             pytest.skip("needs an OpenSSH server (apt-get install openssh-server)")
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
+        (folder / "tmp").mkdir(exist_ok=True)
+        variables = {"HOME": self.home, "PATH": path, "TMPDIR": folder / "tmp", **(environment or {})}
         self.port = free_port()
         self.user = getpass.getuser()
         self.user_key = self.make_key("user")
@@ -42,12 +61,19 @@ class Board:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\nPrintMotd no\n"
-            f"SetEnv HOME={self.home} PATH={path}\n"
+            f"SetEnv {' '.join(f'{name}={value}' for name, value in variables.items())}\n"
         )
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._prefix: list[str] = []
+        if own_core is not None:
+            (folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
+            self._hide(folder / "boot_id", "/proc/sys/kernel/random/boot_id")
+            self._prefix += ["taskset", "-c", str(own_core)]
+        if cgroup is not None:
+            join = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
+            self._prefix += ["sh", "-c", join, "sh", str(cgroup)]
         self.start()
 
     def make_key(self, name: str, passphrase: str = "") -> Path:
@@ -106,9 +132,23 @@ class Board:
             )
         )
         self.stop()
-        script = 'mount --bind "$1" /etc/shadow && shift && exec "$@"'
-        self._prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(shadow)]
+        self._hide(shadow, "/etc/shadow")
         self.start()
+
+    def _hide(self, mine: Path, path: str) -> None:
+        """This server alone sees `mine` in the place of a file of the machine's."""
+        script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+        self._prefix += ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(mine), path]
+
+    def kill(self) -> None:
+        """What a power cut does: the server and every session end at once."""
+        assert self._process is not None
+        processes = psutil.Process(self._process.pid).children(recursive=True)
+        for process in [*processes, psutil.Process(self._process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(10)
+        self._process = None
 
     @property
     def host_key_line(self) -> str:

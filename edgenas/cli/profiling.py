@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
+from edgenas.cli.comparing import character_rows, diff, show_character, show_layer
+from edgenas.cli.importing import import_
 from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stdout
 
 
 @click.command()
-@click.argument("device")
+@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 @click.option("--space", type=click.Choice(["tiny", "standard"]), default="tiny", show_default=True)
 @click.option("--input", "input_shape", type=Shape(), required=True, help="Of the models, such as 28x28x1.")
 @click.option("--precision", type=click.Choice(["float32", "int8"]), default="int8", show_default=True)
@@ -19,7 +21,7 @@ from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, pr
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
 @json_option
 def profile(
-    device: str,
+    devices: tuple[str, ...],
     space: str,
     input_shape: tuple[int, int, int],
     precision: Any,
@@ -31,32 +33,33 @@ def profile(
 ) -> None:
     """Measure every layer of a space on DEVICE: a latency table with a certificate.
 
-    A profile that was cut goes on where it was.
+    Several devices of one kind share the work, and each gets the table. A profile that was cut goes on where it was.
 
     \b
     Example: edgenas profile pi --space tiny --input 28x28x1 --precision int8 --threads 1
+             edgenas profile pi-a pi-b pi-c --space standard --input 160x160x3
     """
     from edgenas.device import Device
     from edgenas.latency import profiler
     from edgenas.space import MobileSpace
 
-    target = Device.load(device)
+    targets = [Device.load(device) for device in dict.fromkeys(devices)]
     room = MobileSpace(space, input_shape, 10, activation)
     counts = (*profiler.CLASSES, *classes)
     plan = profiler.plan_profile(room, classes=counts)
-    name = profiler.table_name(target, room, precision, threads)
     if dry_run:
+        name = profiler.table_name(targets[0], room, precision, threads)
         found = {"table": name, "layers": len(plan.layers), "networks": len(plan.networks), "space": f"{room.size:.3g}"}
         print_json(found) if as_json else print_pairs(found)
         return
     with progress_bars() as progress:
-        table = profiler.profile(target, room, precision, threads, classes=counts, progress=progress)
+        table = profiler.profile(targets, room, precision, threads, classes=counts, progress=progress)
+    target = next(target for target in targets if target.name == table.identity.device)
+    name = profiler.table_name(target, room, precision, threads)
     result = {
         "table": name,
         "entries": len(table.entries),
-        "wall_s": table.provenance["wall_s"],
-        "device_busy_s": table.provenance["device_busy_s"],
-        "conversion_s": table.provenance["conversion_s"],
+        **{key: table.provenance[key] for key in ("wall_s", "device_busy_s", "conversion_s", "devices", "left_out")},
         "certificate": table.certificate_summary(),
     }
     print_json(result) if as_json else _print_table_summary(name, table)
@@ -64,7 +67,7 @@ def profile(
 
 @click.group()
 def table() -> None:
-    """Latency tables: list, show.
+    """Latency tables: list, show, check, diff, import.
 
     \b
     Example: edgenas table list
@@ -113,23 +116,72 @@ def list_(as_json: bool) -> None:
 
 @table.command()
 @click.argument("name", metavar="TABLE")
+@click.option("--layer", help="One layer, in the table's notation: its costs, and the kernels that run for it.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Where to draw what each choice costs (TABLE.png).")
+@click.option("--no-picture", is_flag=True, help="Draw nothing.")
 @json_option
-def show(name: str, as_json: bool) -> None:
-    """Show what a TABLE was measured on and how well it predicts.
+def show(name: str, layer: str | None, picture: Path | None, no_picture: bool, as_json: bool) -> None:
+    """Show what a TABLE was measured on, how well it predicts, and what each choice costs on that device.
 
     \b
     Example: edgenas table show local-tiny-28x28x1-int8-t1
+             edgenas table show pi-tiny-28x28x1-int8-t1 --layer mbconv_k7_e3_s1_c16_relu6@28x28x16
     """
     import edgenas.files as files
     from edgenas.latency.table import LatencyTable
 
     found = LatencyTable.load(name)
+    if layer is not None:
+        show_layer(found, layer, as_json)
+        return
     if as_json:
         identity = files.as_mapping(found.identity)
         print_json({"table": name, "source": found.source, "identity": identity, "entries": len(found.entries),
-                    "certificate": found.certificate_summary(), "provenance": found.provenance})  # fmt: skip
+                    "certificate": found.certificate_summary(), "provenance": found.provenance,
+                    "character": character_rows(found)})  # fmt: skip
+        return
+    _print_table_summary(name, found)
+    stdout.print()
+    show_character(found, None if no_picture else picture or Path(f"{Path(name).stem}.png"))
+
+
+@table.command()
+@click.argument("name", metavar="TABLE")
+@json_option
+def check(name: str, as_json: bool) -> None:
+    """Measure a sample of TABLE again on its device: does it still hold?
+
+    Exit code 4 where it does not.
+
+    \b
+    Example: edgenas table check pi-tiny-28x28x1-int8-t1
+    """
+    import edgenas.files as files
+    from edgenas.device import Device
+    from edgenas.errors import CheckFailedError
+    from edgenas.latency.checking import check_table
+    from edgenas.latency.table import LatencyTable
+
+    found = LatencyTable.load(name)
+    with progress_bars() as progress:
+        freshness = check_table(Device.load(found.identity.device), found, progress)
+    if as_json:
+        print_json({"table": name, **files.as_mapping(freshness)})
     else:
-        _print_table_summary(name, found)
+        worst = ", ".join(f"{layer} {share:.2f} times" for layer, share in freshness.worst[:3])
+        print_pairs(
+            {
+                "table": name,
+                "verdict": "fresh" if freshness.fresh else f"STALE: {'; '.join(freshness.reasons)}",
+                "speed": f"the reference model takes {freshness.speed:.2f} times what it took",
+                "networks": f"{freshness.networks:.3f} times as long beside it, {freshness.in_interval:.0%} within the "
+                "90% interval of their prediction",
+                "layers": f"nine in ten moved by at most {freshness.layers:.1%}; most: {worst}",
+                "changed": "; ".join(freshness.changes) or "nothing that the device says of itself",
+            }
+        )
+    if not freshness.fresh:
+        raise CheckFailedError(f"The table {name} is stale. Profile {found.identity.device} again.")
 
 
 def _print_table_summary(name: str, table: Any) -> None:
@@ -154,6 +206,10 @@ def _print_table_summary(name: str, table: Any) -> None:
             pairs["slow here"] = f"depthwise kernels of size {kernels}"
             pairs["without them"] = _quality(certificate["without_slow_kernels"], "of these networks")
         pairs["intervals"] = f"90% lie within a factor of {table.interval_factor(0.9):.3f} of the prediction"
+    if len(table.provenance.get("devices", [])) > 1:
+        pairs["devices"] = f"{', '.join(table.provenance['devices'])} shared the work"
+    for left_out, why in table.provenance.get("left_out", {}).items():
+        pairs[f"without {left_out}"] = why
     if table.doubt is not None:
         pairs["DOUBT"] = f"{table.doubt}: its predictions are no promise"
     print_pairs(pairs)
@@ -167,6 +223,10 @@ def _quality(found: dict[str, Any], what: str) -> str:
         f"{found['networks']} {what}: {found['within_5_percent']:.0%} within 5%, {found['within_10_percent']:.0%} "
         f"within 10%, mean error {found['mape']:.1%} (repeating a measurement: {found['noise_floor']:.1%}){rank}"
     )
+
+
+table.add_command(import_)
+table.add_command(diff)
 
 
 @click.command()

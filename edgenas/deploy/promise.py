@@ -99,6 +99,7 @@ def measure_beside_reference(
         local = Path(folder) / "reference.tflite"
         files.write_atomically(local, reference_model(table))
         connection.put(local, f"{scratch}/reference.tflite")
+    agent.lock()
     identity = table.identity
     rounds = measure_rounds(
         agent,
@@ -122,6 +123,7 @@ def measure_alone(agent: Agent, model: str, threads: int) -> Measured:
         CheckFailedError: the model does not run there.
         DeviceError: the link broke, or a time that no clock gives.
     """
+    agent.lock()
     runtime = agent.device.runtime
     answer = agent.call(
         "single", timeout_s=300, model=model, runs=_RUNS, threads=threads, runtime=runtime.package, cores=runtime.cores

@@ -1,11 +1,12 @@
 """From the sum of layers to a whole network: corrections that a few whole networks teach.
 
-Layers measured alone are the prior. What they miss is systematic: weights that are in the cache when one layer runs
-again and again, and are not when forty run in a row; what a runtime spends between operators; a kind of layer that is
-slower or faster in company. Each is one coefficient, and each coefficient is shrunk towards "no correction".
+Layers measured alone are the prior. What they miss is systematic: weights that are in the caches when one layer runs
+again and again, and are not when forty run in a row (how long it takes to fetch them is measured too); what a runtime
+spends between operators; a kind of layer that is slower or faster in company. Each is one coefficient, and each
+coefficient is shrunk towards "no correction".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -18,7 +19,9 @@ from edgenas.latency.certificate import Network
 Values = npt.NDArray[np.float64]
 
 # What a network's time may depend on besides the sum of its layers; a layer adds its share to each.
-FEATURES = ("sum", "stem", "head", "kernel5", "kernel7", "gate", "expansion1", "blocks", "weights_kb", "activations_kb")
+FEATURES = (
+    "sum", "reload", "stem", "head", "kernel5", "kernel7", "gate", "expansion1", "blocks", "weights_kb", "activations_kb"
+)  # fmt: skip
 # Penalties tried; the one with the least leave-one-out error is taken.
 _PENALTIES = 10.0 ** np.arange(-4, 2.1, 0.5)
 # Scale and offset are nearly free to move: every device needs them.
@@ -31,7 +34,6 @@ def _traits(layer: Layer) -> tuple[tuple[bool, ...], tuple[float, ...]]:
     block = layer.block
     mould = block if isinstance(block, MBConv) else None
     timed = (
-        True,
         isinstance(block, Conv),
         isinstance(block, Head),
         mould is not None and mould.kernel == 5,
@@ -44,10 +46,15 @@ def _traits(layer: Layer) -> tuple[tuple[bool, ...], tuple[float, ...]]:
     return timed, (float(mould is not None), layer.parameters / 1024, activations / 1024)
 
 
-def features(layer: Layer, us: float) -> Values:
-    """[FEATURES] what a layer that takes `us` microseconds alone adds to each feature of its network."""
+def features(layer: Layer, us: float, reload_us: float) -> Values:
+    """[FEATURES] what a layer adds to each feature of its network.
+
+    Args:
+        us: microseconds that it takes alone, again and again.
+        reload_us: how much longer when other models have had the caches.
+    """
     timed, counted = _traits(layer)
-    return np.array([us if part else 0.0 for part in timed] + list(counted))
+    return np.array([us, reload_us, *(us if part else 0.0 for part in timed), *counted])
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,9 @@ class Calibration:
     def _weights(self) -> Values:
         return np.array([self.coefficients.get(name, 0.0) for name in FEATURES])
 
-    def layer_us(self, layer: Layer, us: float) -> float:
-        """What a layer that takes `us` alone adds to its network's time."""
-        return float(features(layer, us) @ self._weights)
+    def layer_us(self, layer: Layer, us: float, reload_us: float) -> float:
+        """What a layer adds to its network's time; the arguments are those of `features`."""
+        return float(features(layer, us, reload_us) @ self._weights)
 
 
 def fit(sums: Values, truth_us: Values) -> tuple[Values, float]:
@@ -112,7 +119,7 @@ def choose_networks(pool: Sequence[Architecture], count: int) -> tuple[Architect
 
     Before anything is measured MACs stand in for times.
     """
-    rows = np.array([np.r_[sum_features(network, _macs_us), 1.0] for network in pool])
+    rows = np.array([np.r_[_guessed(network), 1.0] for network in pool])
     rows /= rows[:, :1]  # errors are relative
     scale = np.sqrt((rows**2).mean(axis=0))
     rows = rows[:, scale > 0] / scale[scale > 0]
@@ -128,11 +135,8 @@ def choose_networks(pool: Sequence[Architecture], count: int) -> tuple[Architect
     return tuple(pool[index] for index in chosen)
 
 
-def _macs_us(layer: Layer) -> float:
-    return layer.macs / 1e4
-
-
-def sum_features(network: Architecture, us: Callable[[Layer], float]) -> Values:
-    """[FEATURES] of a network; `us` gives a layer's time."""
-    total: Values = np.sum([features(layer, us(layer)) for layer in network.layers()], axis=0)
+def _guessed(network: Architecture) -> Values:
+    total: Values = np.sum(
+        [features(layer, layer.macs / 1e4, layer.parameters / 1e4) for layer in network.layers()], axis=0
+    )
     return total

@@ -1,94 +1,151 @@
-"""Measuring some layers and networks again, in a table's own milliseconds."""
+"""Whether a table still holds: a small, well chosen sample of it, measured again."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from edgenas.architecture import Architecture, Layer
-from edgenas.device import Agent, Connection, Device, connect
-from edgenas.errors import CheckFailedError, DeviceError
-from edgenas.latency.rounds import Ratio, measure_rounds
+from edgenas.device import Device
+from edgenas.errors import CheckFailedError, InputError
+from edgenas.latency.bench import Bench, Progress, no_progress
+from edgenas.latency.profiler import identify
+from edgenas.latency.rounds import Ratio
+from edgenas.latency.siblings import differences
 from edgenas.latency.table import LatencyTable
-from edgenas.model import MODELS, ConversionPool, Precision
+from edgenas.model import MODELS, ConversionPool
 
 BATCH = 100
+NETWORKS, LAYERS = 16, 40
+# Fresh: the networks' times moved by at most this share in the middle, nine in ten layers by at most that, and the
+# device as a whole is this much slower or faster at most.
+MOST_SHIFT, MOST_LAYER_SHIFT, MOST_SPEED_SHIFT = 0.05, 0.20, 0.20
 Subject = Architecture | Layer
-Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
+T = TypeVar("T")
 
 
-class Remeasuring:
-    """A session on a device that measures beside a table's reference model.
+@dataclass(frozen=True)
+class Freshness:
+    """What a check found; shares are of the table's own figures.
 
-    Use it as a context manager.
-
-    Args:
-        device: where.
-        table: whose reference, runtime, threads and cores are used.
-        progress: told what is being done.
+    Attributes:
+        fresh: whether the table still holds.
+        reasons: why not, in words.
+        changes: what of the device's identity has changed, in words.
+        speed: the reference model's time now over that in the table.
+        networks: median of now / table over the networks, relative to the reference model.
+        in_interval: share of the networks within the prediction's 90% interval.
+        layers: nine in ten layers moved by at most this share.
+        worst: (layer, now / table) of those that moved most.
     """
 
-    def __init__(self, device: Device, table: LatencyTable, progress: Progress) -> None:
-        self._device = device
-        self._table = table
-        self._progress = progress
-        self._stack = contextlib.ExitStack()
-        self._sent: set[str] = set()
+    fresh: bool
+    reasons: tuple[str, ...]
+    changes: tuple[str, ...]
+    speed: float
+    networks: float
+    in_interval: float
+    layers: float
+    worst: tuple[tuple[str, float], ...]
 
-    def __enter__(self) -> "Remeasuring":
-        self._connection: Connection = self._stack.enter_context(connect(self._device))
-        self.agent: Agent = self._stack.enter_context(self._connection.open_agent())
-        self.agent.lock()
-        self._folder = f"{self._connection.folder}/check"
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(DeviceError):  # a link that broke has said so already
-            self._connection.run(["rm", "-rf", self._folder])
-        self._stack.close()
+def check_table(device: Device, table: LatencyTable, progress: Progress = no_progress) -> Freshness:
+    """Measure a sample of a table again, on the device that it is for.
 
-    def convert(self, subjects: Sequence[Subject]) -> list[Path]:
-        """The subjects' `.tflite` files, and the reference's as the last."""
-        precision: Precision = "int8" if self._table.identity.precision == "int8" else "float32"
-        with ConversionPool(MODELS, precision) as pool:
-            jobs = pool.submit([*subjects, Architecture.parse(self._table.reference[0])])
-            for done, (_, future) in enumerate(jobs, start=1):
-                if future is not None:
-                    future.result()
-                    self._progress("converting", done, len(jobs))
-        return [path for path, _ in jobs]
+    Raises:
+        InputError: the table was imported, or has no certificate: there is nothing to check it against.
+        DeviceError: unreachable, or too disturbed.
+    """
+    if table.certificate is None or not table.reference[0]:
+        raise InputError(f"The table is {table.source} and has no measured networks to check it against.")
+    networks = _spread(table.certificate.networks, [n.truth_ms for n in table.certificate.networks], NETWORKS)
+    layers = _spread(list(table.entries), [entry.us for entry in table.entries.values()], LAYERS)
+    subjects: list[Subject] = [Architecture.parse(network.notation) for network in networks]
+    paths = convert(table, [*subjects, *layers], progress)
+    with bench_of(device, table, progress) as bench:
+        changes = differences(table.identity, identify(bench, table.precision, table.identity.threads))
+        ratios = measure_again(bench, paths, progress)
+        reference_us = bench.reference_us
+    was_us = table.reference[1]
+    now_ms = np.array([ratio.value for ratio in ratios[: len(networks)]]) * was_us / 1000
+    shifts = now_ms / np.array([network.truth_ms for network in networks])
+    predicted, factor = np.array([network.predicted_ms for network in networks]), table.interval_factor(0.9)
+    held = (now_ms >= predicted / factor) & (now_ms <= predicted * factor)
+    now_us = np.maximum(np.array([ratio.value for ratio in ratios[len(networks) :]]) * was_us - table.empty_us, 1e-3)
+    moved = now_us / np.array([table.entries[layer].us for layer in layers])
+    # A layer that takes next to nothing moves by large shares and matters to nobody.
+    heavy = np.array([table.entries[layer].us for layer in layers]) > 0.002 * was_us
+    order = [int(i) for i in np.argsort(-np.abs(np.log(moved))) if heavy[i]]
+    return _judge(
+        changes,
+        speed=reference_us / was_us,
+        networks=float(np.median(shifts)),
+        in_interval=float(held.mean()),
+        layers=float(np.percentile(np.abs(moved[heavy] - 1), 90)),
+        worst=tuple((str(layers[i]), float(moved[i])) for i in order[:5]),
+    )
 
-    def measure(self, paths: Sequence[Path]) -> Iterator[Ratio]:
-        """The ratio of each file but the last to the last.
 
-        Raises:
-            CheckFailedError: a model does not run.
-            DeviceError: the link broke, or the device stays disturbed.
-        """
-        *models, reference = [self._send(path) for path in paths]
-        identity = self._table.identity
-        expected_us = None
-        for start in range(0, len(models), BATCH):
-            self._progress("measuring", start, len(models))
-            rounds = measure_rounds(
-                self.agent,
-                models[start : start + BATCH],
-                reference,
-                runtime=identity.runtime,
-                threads=identity.threads,
-                cores=identity.cores,
-                expected_us=expected_us,
-                waiting=lambda attempt, tries: self._progress("waiting: the device is disturbed", attempt, tries),
-            )
-            expected_us = expected_us or rounds.reference_us
-            for index, ratio in enumerate(rounds.ratios):
-                if ratio is None:
-                    raise CheckFailedError(f"{paths[start + index].name} does not run there: {rounds.failed[index]}.")
-                yield ratio
-        self._progress("measuring", len(models), len(models))
+def _judge(
+    changes: tuple[str, ...],
+    speed: float,
+    networks: float,
+    in_interval: float,
+    layers: float,
+    worst: tuple[tuple[str, float], ...],
+) -> Freshness:
+    reasons = []
+    if abs(speed - 1) > MOST_SPEED_SHIFT:
+        reasons.append(f"the whole device takes {speed:.2f} times as long as when the table was made")
+    if abs(networks - 1) > MOST_SHIFT:
+        reasons.append(f"networks take {networks:.2f} times as long beside the reference model")
+    if layers > MOST_LAYER_SHIFT:
+        reasons.append(f"one layer in ten has moved by more than {layers:.0%}")
+    return Freshness(not reasons, tuple(reasons), changes, speed, networks, in_interval, layers, worst)
 
-    def _send(self, path: Path) -> str:
-        remote = f"{self._folder}/{path.name}"
-        if path.name not in self._sent:
-            self._connection.put(path, remote)
-            self._sent.add(path.name)
-        return remote
+
+def _spread(items: Sequence[T], costs: Sequence[float], count: int) -> list[T]:
+    """Some of the items, evenly spread over their costs."""
+    order = np.argsort(costs)
+    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return [items[int(order[place])] for place in places]
+
+
+def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress) -> list[Path]:
+    """The subjects' `.tflite` files, and that of the table's reference as the last."""
+    with ConversionPool(MODELS, table.precision) as pool:
+        jobs = pool.submit([*subjects, Architecture.parse(table.reference[0])])
+        for done, (_, future) in enumerate(jobs, start=1):
+            if future is not None:
+                future.result()
+                progress("converting", done, len(jobs))
+    return [path for path, _ in jobs]
+
+
+def measure_again(bench: Bench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:
+    """The ratio of each file but the last to the last.
+
+    Raises:
+        CheckFailedError: a model does not run.
+        DeviceError: the link broke, or the device stays disturbed.
+    """
+    *models, reference = paths
+    ratios: list[Ratio] = []
+    for start in range(0, len(models), BATCH):
+        progress("measuring", start, len(models))
+        rounds = bench.measure(models[start : start + BATCH], reference)
+        for index, ratio in enumerate(rounds.ratios):
+            if ratio is None:
+                raise CheckFailedError(
+                    f"{bench.device.name}: {models[start + index].name} does not run there: {rounds.failed[index]}."
+                )
+            ratios.append(ratio)
+    progress("measuring", len(models), len(models))
+    return ratios
+
+
+def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> Bench:
+    """The device, to be measured as the table was."""
+    return Bench(device, table.identity.threads, progress)

@@ -1,11 +1,12 @@
-"""The profiler: from a space and a device to a latency table with a certificate."""
+"""The profiler: from a space and one device or several of a kind to a latency table with a certificate."""
 
-import contextlib
+import collections
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 
 import edgenas.files as files
 from edgenas.architecture import Architecture, Dense, Input, Layer
-from edgenas.device import Agent, Connection, Device, connect, shares_host
+from edgenas.device import Device
 from edgenas.errors import DeviceError
-from edgenas.latency.calibration import FEATURES, Calibration, choose_networks, fit, sum_features
+from edgenas.latency.bench import Bench, Progress, no_progress
+from edgenas.latency.calibration import FEATURES, Calibration, choose_networks, fit
 from edgenas.latency.certificate import Certificate, Network
-from edgenas.latency.rounds import Ratio, Rounds, measure_rounds
+from edgenas.latency.rounds import Ratio, Rounds
+from edgenas.latency.siblings import mean_of, stranger, stranger_by_times
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.ledger import Ledger
 from edgenas.model import MODELS, ConversionPool, Precision, converter_version
@@ -33,11 +36,8 @@ EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.
 LEAST_US = 0.01
 
-Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Says nothing."""
+Subject = Layer | Architecture
+Job = tuple[str, Subject]  # its key in the journal
 
 
 @dataclass(frozen=True)
@@ -97,52 +97,72 @@ def table_name(device: Device, space: MobileSpace, precision: str, threads: int)
 
 
 def profile(
-    device: Device,
+    devices: Device | Sequence[Device],
     space: MobileSpace,
     precision: Precision,
     threads: int = 1,
     *,
     classes: Sequence[int] = CLASSES,
     seed: int = 0,
+    plan: Plan | None = None,
     progress: Progress = no_progress,
 ) -> LatencyTable:
     """Measure every layer of a space on a device, calibrate and certify, and save the table.
+
+    Several devices of one kind share the work. Each measures the calibration's networks; one that does not behave like
+    its siblings is left out, and what one that dies had in hand goes to the others. Each that stayed gets the table.
 
     A session that was cut goes on where it was: converted files and measured batches are kept under
     `.edgenas/profiles/` of the current folder until the table is saved.
 
     Args:
-        device: where to measure.
+        devices: where to measure.
         space: for one input size.
         precision: "float32" or "int8".
         threads: of one inference.
         classes: numbers of classes that the classifier is measured for.
+        seed: of the networks that are drawn.
+        plan: what to measure instead of everything.
         progress: called with what is done, how much of how much.
 
+    Returns:
+        the table of the first device that stayed.
+
     Raises:
-        DeviceError: unreachable, without the runtime, or too unsteady to measure on.
+        DeviceError: unreachable, without the runtime, being measured by somebody else, or too disturbed.
     """
     started = time.monotonic()
-    name = table_name(device, space, precision, threads)
-    plan = plan_profile(space, seed, classes)
-    with connect(device) as connection, connection.open_agent() as agent:
-        agent.lock()
-        identity = _identify(device, agent, precision, threads)
-        session = _Session(Path(".edgenas") / "profiles" / name, identity, plan, connection, agent, progress)
+    given = [devices] if isinstance(devices, Device) else list(devices)
+    plan = plan or plan_profile(space, seed, classes)
+    with ExitStack() as stack:
+        benches = [stack.enter_context(Bench(device, threads, progress)) for device in given]
+        identity = identify(benches[0], precision, threads)
+        folder = Path(".edgenas") / "profiles" / table_name(given[0], space, precision, threads)
+        session = _Session(folder, identity, plan, benches, progress)
         session.run()
-        table = session.table(space)
-    wall_s = round(time.monotonic() - started, 1)
-    table.provenance.update(wall_s=wall_s, space=space.name, input="x".join(map(str, space.input_shape)))
-    path = Path("latency_tables") / f"{name}.json"
-    table.save(path)
-    shutil.rmtree(session.folder, ignore_errors=True)
-    Ledger(Path(".edgenas") / "ledger.jsonl").append("profiled", table=name, **table.provenance)
-    return table
+    table = session.table()
+    stayed = [bench.device for bench in session.benches]
+    table.provenance.update(
+        wall_s=round(time.monotonic() - started, 1),
+        space=space.name,
+        input="x".join(map(str, space.input_shape)),
+        devices=[device.name for device in stayed],
+        left_out=session.left_out,
+    )
+    made = []
+    for device in stayed:
+        name = table_name(device, space, precision, threads)
+        own = dataclasses.replace(table, identity=dataclasses.replace(identity, device=device.name))
+        own.save(Path("latency_tables") / f"{name}.json")
+        Ledger(Path(".edgenas") / "ledger.jsonl").append("profiled", table=name, **table.provenance)
+        made.append(own)
+    shutil.rmtree(folder, ignore_errors=True)
+    return made[0]
 
 
-def _identify(device: Device, agent: Agent, precision: str, threads: int) -> Identity:
-    info = agent.info
-    version = agent.runtime_version(device.runtime.package)
+def identify(bench: Bench, precision: str, threads: int) -> Identity:
+    """Everything of a device that changes a table's numbers."""
+    info, device = bench.agent.info, bench.device
     delegate = "XNNPACK" if device.runtime.package == "ai-edge-litert" or precision == "float32" else "none"
     return Identity(
         device=device.name,
@@ -155,7 +175,7 @@ def _identify(device: Device, agent: Agent, precision: str, threads: int) -> Ide
         firmware=info.firmware or "",
         governor=info.governor or "",
         runtime=device.runtime.package,
-        runtime_version=version,
+        runtime_version=bench.runtime_version,
         delegate=delegate,
         threads=threads,
         cores=device.runtime.cores,
@@ -165,121 +185,165 @@ def _identify(device: Device, agent: Agent, precision: str, threads: int) -> Ide
 
 
 class _Session:
-    """One profiling session, resumable: what is converted and measured lies in its folder."""
+    """One profiling session, resumable: what is converted and measured lies in its folder.
+
+    Attributes:
+        benches: the devices that are still in it.
+        left_out: name -> why, of those that are not.
+    """
 
     def __init__(
-        self, folder: Path, identity: Identity, plan: Plan, connection: Connection, agent: Agent, progress: Progress
+        self, folder: Path, identity: Identity, plan: Plan, benches: Sequence[Bench], progress: Progress
     ) -> None:
-        self.folder = folder
         self._identity = identity
+        self._precision: Precision = "int8" if identity.precision == "int8" else "float32"
         self._plan = plan
-        self._connection = connection
-        self._agent = agent
+        self.benches = list(benches)
+        self.left_out: dict[str, str] = {}
         self._progress = progress
-        self._shared = shares_host(agent.info)
+        self._shared = any(bench.shares_host for bench in benches)
         self._journal = _Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
         self._conversion_s = 0.0
-        self._expected_us: float | None = None
-        self._remote = f"{connection.folder}/profile"
+        self._done = self._total = 0
+        for bench in benches[1:]:
+            other = identify(bench, identity.precision, identity.threads)
+            if (why := stranger(identity, other)) is not None:
+                self._leave_out(bench, why)
 
     def run(self) -> None:
         """Measure what the journal lacks."""
-        subjects: list[tuple[str, Layer | Architecture]] = [(str(layer), layer) for layer in self._plan.layers]
-        batches = [subjects[start : start + BATCH] for start in range(0, len(subjects), BATCH)]
         # Whole networks are measured twice, before the layers and after: what they differ by is the noise floor.
-        networks: list[tuple[str, Layer | Architecture]] = [(f"first {n}", n) for n in self._plan.networks]
-        again: list[tuple[str, Layer | Architecture]] = [(f"again {n}", n) for n in self._plan.networks]
-        todo = [[job for job in batch if job[0] not in self._journal.ratios] for batch in (networks, *batches, again)]
-        todo = [batch for batch in todo if batch]
-        total, done = sum(map(len, todo)), 0
-        if not todo:
-            return
-        self._connection.run(["mkdir", "-p", self._remote])
-        try:
-            with ConversionPool(MODELS, _precision(self._identity)) as pool:
-                for batch, paths in self._converted(pool, todo):
-                    self._progress("measuring", done, total)
-                    self._measure(batch, paths)
-                    done += len(batch)
-                    self._progress("measuring", done, total)
-        finally:
-            with contextlib.suppress(DeviceError):  # a link that broke has said so already
-                self._connection.run(["rm", "-rf", self._remote])
+        probes: list[Job] = [(f"first {network}", network) for network in self._plan.calibration]
+        others: list[Job] = [(f"first {network}", network) for network in self._plan.networks[len(probes) :]]
+        layers: list[Job] = [(str(layer), layer) for layer in self._plan.layers]
+        again: list[Job] = [(f"again {network}", network) for network in self._plan.networks]
+        self._total = sum(map(len, (probes, others, layers, again)))
+        with ConversionPool(MODELS, self._precision) as pool, ThreadPoolExecutor(len(self.benches)) as hands:
+            if len(self.benches) > 1:
+                self._probe(pool, hands, probes)
+            self._share(pool, hands, self._batches([*probes, *others]) + self._batches(layers) + self._batches(again))
 
-    def _converted(
-        self, pool: ConversionPool, todo: Sequence[Sequence[tuple[str, Layer | Architecture]]]
-    ) -> Iterator[tuple[Sequence[tuple[str, Layer | Architecture]], list[Path]]]:
-        """Batches as they become ready. While one is measured the next is converted, on a device of its own; a
-        device that shares the host's cores is measured only while the host is idle."""
-        jobs = pool.submit([subject for _, subject in todo[0]] + [self._plan.reference, EMPTY])
-        for index, batch in enumerate(todo):
-            start = time.monotonic()
-            self._progress("converting", 0, len(jobs))
-            for count, (_, future) in enumerate(jobs, start=1):
-                if future is not None:
-                    wait([future])
-                    future.result()
-                    self._progress("converting", count, len(jobs))
-            self._conversion_s += time.monotonic() - start
-            paths = [path for path, _ in jobs]
-            following = [subject for _, subject in todo[index + 1]] if index + 1 < len(todo) else []
-            following += [self._plan.reference, EMPTY]
-            if not self._shared:
-                jobs = pool.submit(following)
-            yield batch, paths
-            if self._shared:
-                jobs = pool.submit(following)
+    def _batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """What is still to be measured, in batches."""
+        todo = [job for job in jobs if job[0] not in self._journal.ratios]
+        self._done += len(jobs) - len(todo)
+        return [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
 
-    def _measure(self, batch: Sequence[tuple[str, Layer | Architecture]], paths: list[Path]) -> None:
-        *models, reference, empty = self._send(paths)
-        rounds = self._rounds([*models, empty], reference)
-        *ratios, empty_ratio = rounds.ratios
-        if empty_ratio is None:
-            raise DeviceError(f"The empty model does not run on the device: {rounds.failed[len(models)]}.")
+    def _probe(self, pool: ConversionPool, hands: ThreadPoolExecutor, probes: list[Job]) -> None:
+        """Have every device measure the same networks, and leave out those that differ from the first."""
+        paths = self._wait_for(self._submit(pool, probes))
+        found: list[tuple[Bench, Rounds]] = []
+        for bench, future in self._measure_everywhere(hands, paths):
+            try:
+                found.append((bench, future.result()))
+            except DeviceError as error:
+                self._leave_out(bench, str(error))
+        if not found:
+            raise DeviceError("; ".join(self.left_out.values()))
+        first = found[0][1]
+        kept = [first]
+        for bench, rounds in found[1:]:
+            if (why := stranger_by_times(first, rounds)) is not None:
+                self._leave_out(bench, f"{bench.device.name} does not behave like {found[0][0].device.name}: {why}")
+            else:
+                kept.append(rounds)
+        if probes[0][0] not in self._journal.ratios:
+            self._take(probes, first if len(kept) == 1 else mean_of(kept))
+
+    def _measure_everywhere(self, hands: ThreadPoolExecutor, paths: list[Path]) -> "list[tuple[Bench, Future[Rounds]]]":
+        futures = []
+        for bench in self.benches:
+            futures.append((bench, hands.submit(self._measure, bench, paths)))
+            if self._shared:  # devices on the host's own cores would disturb each other
+                wait([futures[-1][1]])
+        return futures
+
+    def _share(self, pool: ConversionPool, hands: ThreadPoolExecutor, batches: list[list[Job]]) -> None:
+        """Give each device a batch as it becomes free. While they measure, the next are converted, unless a device
+        shares the host's cores: that is measured only while the host is idle."""
+        todo = collections.deque(batches)
+        ahead: dict[int, list[tuple[Path, Future[None] | None]]] = {}
+        running: dict[Future[Rounds], tuple[Bench, list[Job]]] = {}
+        idle = list(self.benches)
+
+        def submit(batch: list[Job]) -> None:
+            if id(batch) not in ahead:
+                ahead[id(batch)] = self._submit(pool, batch)
+
+        while todo or running:
+            while todo and idle and not (self._shared and running):
+                batch = todo.popleft()
+                submit(batch)
+                paths = self._wait_for(ahead[id(batch)])
+                if not self._shared:
+                    for following in list(todo)[: len(self.benches)]:
+                        submit(following)
+                bench = idle.pop(0)
+                running[hands.submit(self._measure, bench, paths)] = bench, batch
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                bench, batch = running.pop(future)
+                try:
+                    self._take(batch, future.result())
+                    idle.append(bench)
+                except DeviceError as error:
+                    todo.appendleft(batch)
+                    self._leave_out(bench, str(error))
+                    if not self.benches:
+                        raise
+
+    def _submit(self, pool: ConversionPool, jobs: Sequence[Job]) -> list[tuple[Path, Future[None] | None]]:
+        return pool.submit([subject for _, subject in jobs] + [EMPTY, self._plan.reference])
+
+    def _wait_for(self, jobs: list[tuple[Path, Future[None] | None]]) -> list[Path]:
+        start = time.monotonic()
+        for count, (_, future) in enumerate(jobs, start=1):
+            if future is not None:
+                future.result()
+                self._progress("converting", count, len(jobs))
+        self._conversion_s += time.monotonic() - start
+        return [path for path, _ in jobs]
+
+    def _measure(self, bench: Bench, paths: list[Path]) -> Rounds:
+        return bench.measure(paths[:-1], paths[-1])
+
+    def _take(self, batch: Sequence[Job], rounds: Rounds) -> None:
+        """Into the journal."""
+        *ratios, empty = rounds.ratios
+        if empty is None:
+            raise DeviceError(f"The empty model does not run on the device: {rounds.failed[len(batch)]}.")
         lines: list[dict[str, Any]] = []
         for index, ((key, _), ratio) in enumerate(zip(batch, ratios, strict=True)):
             if ratio is None:
                 raise DeviceError(f"{key} does not run on the device: {rounds.failed[index]}.")
             lines.append({"key": key, **files.as_mapping(ratio)})
-        self._expected_us = self._expected_us or rounds.reference_us
         self._journal.add(lines, {
-            "reference_us": rounds.reference_us, "empty": empty_ratio.value, "busy_s": rounds.busy_s,
+            "reference_us": rounds.reference_us, "empty": empty.value,
+            "empty_cold": empty.cold, "busy_s": rounds.busy_s,
             "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
         })  # fmt: skip
+        self._done += len(batch)
+        self._progress("measuring", self._done, self._total)
 
-    def _rounds(self, models: list[str], reference: str) -> Rounds:
-        return measure_rounds(
-            self._agent,
-            models,
-            reference,
-            runtime=self._identity.runtime,
-            threads=self._identity.threads,
-            cores=self._identity.cores,
-            expected_us=self._expected_us,
-            waiting=lambda attempt, tries: self._progress("waiting: the device is disturbed", attempt, tries),
-        )
+    def _leave_out(self, bench: Bench, why: str) -> None:
+        self.benches.remove(bench)
+        self.left_out[bench.device.name] = why
+        if self.benches:
+            self._progress(f"going on without {bench.device.name}: {why}", 0, 1)
 
-    def _send(self, paths: list[Path]) -> list[str]:
-        """The files on the device, under names of their own content's."""
-        remote = []
-        for path in paths:
-            remote.append(f"{self._remote}/{path.name}")
-            if path.name not in self._journal.sent:
-                self._connection.put(path, remote[-1])
-                self._journal.sent.add(path.name)
-        return remote
-
-    def table(self, space: MobileSpace) -> LatencyTable:
+    def table(self) -> LatencyTable:
         """The table of all that was measured."""
         sessions = self._journal.sessions
         reference_us = float(np.median([session["reference_us"] for session in sessions]))
         empty_us = float(np.median([session["empty"] for session in sessions])) * reference_us
+        empty_cold_us = float(np.median([session["empty_cold"] for session in sessions])) * reference_us
         ratios = self._journal.ratios
         entries = {}
         for layer in self._plan.layers:
             ratio = ratios[str(layer)]
             us = max(ratio.value * reference_us - empty_us, LEAST_US)
-            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), round(ratio.first_us, 1))
+            cold_us = max(ratio.cold * reference_us - empty_cold_us, us)
+            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), round(cold_us, 4))
         raw = LatencyTable(
             identity=self._identity,
             source="measured",
@@ -317,7 +381,7 @@ class _Session:
 def calibrated_on(raw: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
     """A table with a calibration fitted on whole networks."""
     parsed = [Architecture.parse(network.notation) for network in networks]
-    sums = np.array([sum_features(network, raw.layer_us) for network in parsed])
+    sums = np.array([raw.features(network) for network in parsed])
     truth_us = np.array([network.truth_ms * 1000 for network in networks])
     coefficients, offset_us = fit(sums, truth_us)
     named = dict(zip(FEATURES, map(float, coefficients), strict=True))
@@ -332,10 +396,6 @@ def with_predictions(table: LatencyTable, networks: tuple[Network, ...]) -> tupl
     return tuple(
         dataclasses.replace(network, predicted_ms=float(ms)) for network, ms in zip(networks, predicted, strict=True)
     )
-
-
-def _precision(identity: Identity) -> Precision:
-    return "int8" if identity.precision == "int8" else "float32"
 
 
 class _Journal:
@@ -362,5 +422,5 @@ class _Journal:
 
     def _take(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
         for line in lines:
-            self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["first_us"])
+            self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["cold"])
         self.sessions.append(session)

@@ -33,12 +33,12 @@ class Ratio:
     Attributes:
         value: mean over the passes of the median of a pass.
         half_width: of its 95% confidence interval, as a share of it.
-        first_us: what its first inference took, the median of the passes.
+        cold: the same of the first inference of a visit, when other models have had the caches.
     """
 
     value: float
     half_width: float
-    first_us: float
+    cold: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pass:
 
     Attributes:
         ratios: one a model, its median time over the reference's; None where too few visits were left undisturbed.
-        first_us: one a model; None where it cannot be run.
+        colds: the same of the first inference of each visit.
         visits_us: one a model [visits], undisturbed.
         failed: index -> why it cannot be run.
         reference_us: median of the reference's visits.
@@ -57,7 +57,7 @@ class Pass:
     """
 
     ratios: tuple[float | None, ...]
-    first_us: tuple[float | None, ...]
+    colds: tuple[float | None, ...]
     visits_us: tuple[Values, ...]
     failed: Mapping[int, str]
     reference_us: float
@@ -105,18 +105,18 @@ def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
             raise ValueError(f"{models} models expected, {len(measured)} came")
         reference = _times(answer["reference_us"])
         ratios: list[float | None] = []
-        firsts: list[float | None] = []
+        colds: list[float | None] = []
         visits: list[Values] = []
         for index, model in enumerate(measured):
             if index in failed:
-                times, around, first = np.empty(0), np.empty(0), None
+                times = cold = around = np.empty(0)
             else:
-                times, around = _times(model["visits_us"]), _times(model["around_us"])
-                first = float(_times([model["first_us"]])[0])
-            if times.shape != around.shape:
-                raise ValueError(f"{len(times)} visits of model {index}, {len(around)} of the reference")
-            ratios.append(float(np.median(times / around)) if len(times) >= LEAST_VISITS else None)
-            firsts.append(first)
+                times, cold, around = (_times(model[name]) for name in ("visits_us", "cold_us", "around_us"))
+            if not times.shape == cold.shape == around.shape:
+                raise ValueError(f"{len(times)}, {len(cold)} and {len(around)} visits of model {index}")
+            enough = len(times) >= LEAST_VISITS
+            ratios.append(float(np.median(times / around)) if enough else None)
+            colds.append(float(np.median(cold / around)) if enough else None)
             visits.append(times)
         tried, interrupted, drifted = (int(answer[name]) for name in ("visits", "interrupted", "drifted"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -124,7 +124,7 @@ def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
     if reference.size == 0:
         raise DeviceError("The device reported no time of the reference model.")
     middle = float(np.median(reference))
-    return Pass(tuple(ratios), tuple(firsts), tuple(visits), failed, middle, tried, interrupted, drifted, busy_s)
+    return Pass(tuple(ratios), tuple(colds), tuple(visits), failed, middle, tried, interrupted, drifted, busy_s)
 
 
 def _times(values: Any) -> Values:
@@ -198,7 +198,7 @@ class _Batch:
         self.passes: list[Pass] = []
         self.failed: dict[int, str] = {}
         self.ratios: list[list[float]] = [[] for _ in self.models]
-        self.firsts: list[list[float]] = [[] for _ in self.models]
+        self.colds: list[list[float]] = [[] for _ in self.models]
         self.times: list[list[Values]] = [[] for _ in self.models]
 
     def unknown(self) -> list[int]:
@@ -231,10 +231,10 @@ class _Batch:
         self.failed |= {todo[index]: reason for index, reason in done.failed.items()}
         good = 0
         for place, index in enumerate(todo):
-            ratio, first = done.ratios[place], done.first_us[place]
-            if ratio is not None and first is not None:
+            ratio, cold = done.ratios[place], done.colds[place]
+            if ratio is not None and cold is not None:
                 self.ratios[index].append(ratio)
-                self.firsts[index].append(first)
+                self.colds[index].append(cold)
                 self.times[index].append(done.visits_us[place])
                 good += 1
         return good + len(done.failed) > len(todo) / 2
@@ -242,8 +242,8 @@ class _Batch:
     def result(self) -> Rounds:
         """All passes together."""
         ratios = [
-            Ratio(float(np.mean(ratios)), half_width(ratios), float(np.median(firsts))) if ratios else None
-            for ratios, firsts in zip(self.ratios, self.firsts, strict=True)
+            Ratio(float(np.mean(ratios)), half_width(ratios), float(np.mean(colds))) if ratios else None
+            for ratios, colds in zip(self.ratios, self.colds, strict=True)
         ]
         return Rounds(
             ratios=tuple(ratios),

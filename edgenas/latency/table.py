@@ -19,7 +19,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
 from edgenas.architecture.blocks import Dense, MBConv
 from edgenas.errors import EdgeNASError, InputError, near
-from edgenas.latency.calibration import Calibration
+from edgenas.latency.calibration import Calibration, features
 from edgenas.latency.certificate import Certificate, Quality, quality
 from edgenas.space import Codes, MobileSpace
 
@@ -79,13 +79,18 @@ class Entry:
 
     Attributes:
         us: microseconds of one inference, the empty model's time taken off.
-        half_width: of the 95% confidence interval of its median, as a share of it.
-        first_us: what its first inference took, with all caches cold.
+        half_width: of its 95% confidence interval, as a share of it; None where a table made elsewhere does not say.
+        cold_us: what an inference takes when other models have had the caches since the last one; None likewise.
     """
 
     us: float
-    half_width: float
-    first_us: float
+    half_width: float | None
+    cold_us: float | None
+
+    @property
+    def reload_us(self) -> float:
+        """What it takes to fetch its weights and tensors into the caches again; 0 where nobody measured it."""
+        return max(0.0, self.cold_us - self.us) if self.cold_us is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,11 @@ class LatencyTable:
         for layer, entry in self.entries.items():
             if not (math.isfinite(entry.us) and entry.us > 0):
                 raise InputError(f"A latency table takes positive, finite times only: {layer} has {entry.us!r} us.")
+
+    @property
+    def precision(self) -> Literal["float32", "int8"]:
+        """Of the models that it is for."""
+        return "int8" if self.identity.precision == "int8" else "float32"
 
     @property
     def doubt(self) -> str | None:
@@ -232,9 +242,11 @@ class LatencyTable:
     @cached_property
     def _costs_us(self) -> dict[Layer, float]:
         """What each layer adds to a network's time."""
-        return {layer: self.calibration.layer_us(layer, entry.us) for layer, entry in self.entries.items()}
+        return {
+            layer: self.calibration.layer_us(layer, entry.us, entry.reload_us) for layer, entry in self.entries.items()
+        }
 
-    def layer_us(self, layer: Layer) -> float:
+    def entry(self, layer: Layer) -> Entry:
         """What a layer took alone.
 
         Raises:
@@ -242,7 +254,13 @@ class LatencyTable:
         """
         if layer not in self.entries:
             raise MissingLayersError([layer], self.profile_command([layer]))
-        return self.entries[layer].us
+        return self.entries[layer]
+
+    def features(self, architecture: Architecture) -> Values:
+        """[FEATURES] of a network, for a calibration."""
+        entries = [(layer, self.entry(layer)) for layer in architecture.layers()]
+        total: Values = np.sum([features(layer, entry.us, entry.reload_us) for layer, entry in entries], axis=0)
+        return total
 
     def _cost_us(self, layer: Layer) -> float | None:
         cost = self._costs_us.get(layer)
@@ -253,7 +271,7 @@ class LatencyTable:
         if not isinstance(layer.block, Dense):
             return None
         known = sorted(
-            (found.block.classes, self.calibration.layer_us(found, entry.us))
+            (found.block.classes, self.calibration.layer_us(found, entry.us, entry.reload_us))
             for found, entry in self.entries.items()
             if isinstance(found.block, Dense) and found.input_shapes == layer.input_shapes
         )
@@ -312,7 +330,7 @@ class LatencyTable:
             "certificate": plain(self.certificate),
             "provenance": self.provenance,
             "entries": {
-                str(layer): [entry.us, entry.half_width, entry.first_us] for layer, entry in self.entries.items()
+                str(layer): [entry.us, entry.half_width, entry.cold_us] for layer, entry in self.entries.items()
             },
         }
 
@@ -325,7 +343,7 @@ class LatencyTable:
                 source=content["source"],
                 reference=(str(content["reference"]["notation"]), float(content["reference"]["us"])),
                 empty_us=float(content["empty_us"]),
-                entries={Layer.parse(key): Entry(*map(float, values)) for key, values in content["entries"].items()},
+                entries={Layer.parse(key): _entry(*values) for key, values in content["entries"].items()},
                 calibration=files.from_mapping(Calibration, content["calibration"], where),
                 certificate=None if certificate is None else files.from_mapping(Certificate, certificate, where),
                 provenance=dict(content["provenance"]),
@@ -334,6 +352,11 @@ class LatencyTable:
             raise InputError(
                 f"The latency table {where} cannot be read: {error!r}. Profile the device again."
             ) from None
+
+
+def _entry(us: Any, half_width: Any, cold_us: Any) -> Entry:
+    """From numbers of a file."""
+    return Entry(float(us), *(None if part is None else float(part) for part in (half_width, cold_us)))
 
 
 def _plain(found: Quality) -> dict[str, float | None]:

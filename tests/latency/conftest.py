@@ -1,14 +1,22 @@
-"""A table with made-up costs: it says `simulated`, and nothing is claimed of it but how it is read and added up."""
+"""Two kinds of tables: with made-up costs, which say `simulated`; and small ones that are really measured."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgenas.architecture import Architecture
+from edgenas.device import Device
 from edgenas.latency.calibration import Calibration
 from edgenas.latency.certificate import Certificate, Network
+from edgenas.latency.profiler import EMPTY, Plan, profile
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.model import MODELS, ConversionPool
 from edgenas.space import MobileSpace
+from tests.board import Board
 
 IDENTITY = Identity(
     device="board",
@@ -56,3 +64,81 @@ def simulate() -> Callable[[MobileSpace], LatencyTable]:
         )
 
     return make
+
+
+# A small part of the space `tiny`, converted once: what tests on real devices measure.
+
+SPACE = MobileSpace("tiny", (28, 28, 1), 10)
+
+
+def _small_networks(count: int) -> list[Architecture]:
+    """Networks of three blocks each, of few kinds: 17 layers make them all."""
+    rng = np.random.default_rng(0)
+    networks: dict[Architecture, None] = {}
+    while len(networks) < count:
+        values = {name: options[0] for name, options in SPACE.choices.items()} | {"width": 1.0, "stem_stride": 2}
+        for stage in (1, 2, 3):
+            values[f"stage{stage}_block1_kernel"] = (3, 5)[rng.integers(2)]
+            values[f"stage{stage}_block1_expansion"] = (1, 3)[rng.integers(2)]
+        networks[SPACE.decode(values)] = None
+    return list(networks)
+
+
+@pytest.fixture(scope="session")
+def small_plan() -> Plan:
+    networks = _small_networks(26)
+    layers = dict.fromkeys(layer for network in networks for layer in network.layers())
+    return Plan(tuple(layers), tuple(networks[:8]), tuple(networks[8:20]), tuple(networks[20:]), networks[0])
+
+
+@pytest.fixture(scope="session")
+def converted(small_plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project's folder in which everything of the small plan is converted."""
+    folder = tmp_path_factory.mktemp("project")
+    with contextlib.chdir(folder), ConversionPool(MODELS, "int8") as pool:
+        subjects = [*small_plan.layers, *small_plan.networks, EMPTY, small_plan.reference]
+        wait([future for _, future in pool.submit(subjects) if future is not None])
+    return folder
+
+
+@pytest.fixture
+def project(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of the test's own that shares the converted files."""
+    (tmp_path / ".edgenas").mkdir()
+    (tmp_path / ".edgenas" / "models").symlink_to(converted / ".edgenas" / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def quiet(small_plan: Plan, converted: Path) -> LatencyTable:
+    """The small plan's table, measured in peace."""
+    with contextlib.chdir(converted):
+        return profile(Device("quiet", "local:", folder=str(converted / "work")), SPACE, "int8", plan=small_plan)
+
+
+@pytest.fixture
+def make_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Board]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: object) -> Board:
+            return stack.enter_context(Board(tmp_path_factory.mktemp("board"), **options))  # type: ignore[arg-type]
+
+        yield make
+
+
+# Put into a board's environment: its runtime says the same of itself, but runs without XNNPACK.
+WITHOUT_XNNPACK = """
+try:
+    from ai_edge_litert import interpreter
+except ImportError:
+    pass
+else:
+    begin = interpreter.Interpreter.__init__
+
+    def without(self, *arguments, **options):
+        kind = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        begin(self, *arguments, **options, experimental_op_resolver_type=kind)
+
+    interpreter.Interpreter.__init__ = without
+"""

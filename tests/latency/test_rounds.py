@@ -16,8 +16,10 @@ VISITS = 16
 def model(us: float, **changes: Any) -> dict[str, Any]:
     """Visits while the machine's speed wanders by 30%."""
     drift = [1 + 0.3 * (number % 4) / 3 for number in range(VISITS)]
-    visits = {"visits_us": [us * d for d in drift], "around_us": [10.0 * d for d in drift], "first_us": 3 * us}
-    return visits | {"load_us": 100.0, "repeats": 1} | changes
+    visits = {"visits_us": [us * d for d in drift], "around_us": [10.0 * d for d in drift]}
+    return (
+        visits | {"cold_us": [3 * us * d for d in drift], "first_us": 9 * us, "load_us": 100.0, "repeats": 1} | changes
+    )
 
 
 GOOD: dict[str, Any] = {
@@ -37,7 +39,7 @@ def changed(**parts: Any) -> dict[str, Any]:
 def test_a_drift_that_all_share_is_divided_out() -> None:
     rounds = read_pass(GOOD, 2, 1.5)
     assert rounds.ratios == pytest.approx((1.0, 4.0))
-    assert rounds.first_us == (30.0, 120.0)
+    assert rounds.colds == pytest.approx((3.0, 12.0))
     assert [len(visits) for visits in rounds.visits_us] == [VISITS, VISITS]
     assert rounds.reference_us == 10.0
     assert (rounds.visits, rounds.interrupted, rounds.drifted) == (40, 2, 6)
@@ -53,7 +55,7 @@ def test_the_interval_of_a_mean_of_passes() -> None:
 
 
 def test_a_model_with_few_undisturbed_visits_has_no_ratio() -> None:
-    few = model(10.0, visits_us=[10.0] * 3, around_us=[10.0] * 3)
+    few = model(10.0, visits_us=[10.0] * 3, cold_us=[10.0] * 3, around_us=[10.0] * 3)
     rounds = read_pass(changed(models=[few, model(40.0)]), 2, 1.0)
     assert rounds.ratios[0] is None
     assert rounds.ratios[1] is not None
@@ -67,14 +69,11 @@ def test_a_model_that_failed_is_none_and_named() -> None:
     assert rounds.failed == {0: "its process died (signal 11)"}
 
 
-@pytest.mark.parametrize("name", ["visits_us", "around_us", "reference_us", "first_us"])
+@pytest.mark.parametrize("name", ["visits_us", "around_us", "cold_us", "reference_us"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
 def test_a_time_that_no_clock_gives_is_refused(name: str, value: float) -> None:
     answer = changed()
-    if name == "first_us":
-        answer["models"][0][name] = value
-    else:
-        (answer if name in answer else answer["models"][0])[name][1] = value
+    (answer if name in answer else answer["models"][0])[name][1] = value
     with pytest.raises(DeviceError, match="not positive and finite"):
         read_pass(answer, 2, 1.0)
 
@@ -92,7 +91,7 @@ def test_a_time_that_no_clock_gives_is_refused(name: str, value: float) -> None:
         {"models": [model(10.0), model(1.0, visits_us=["fast"] * VISITS)]},
         {"models": [model(10.0), model(1.0, around_us=[1.0])]},
         {"models": [model(10.0), model(1.0, around_us=[None] * VISITS)]},
-        {"models": [model(10.0), model(1.0, first_us="x")]},
+        {"models": [model(10.0), model(1.0, cold_us="x")]},
         {"models": [model(10.0), 7]},
         {"reference_us": None},
         {"reference_us": ["x"]},

@@ -119,17 +119,39 @@ def boot_id() -> str | None:
 
 
 def memory_kb() -> tuple[int, int]:
-    """All memory and what a program could still take; 0 where it cannot be read."""
+    """All memory and what a program could still take; 0 where it cannot be read. A container's limit counts."""
     text = _read("/proc/meminfo") or ""
     values = {key: int(value) for key, value in re.findall(r"(\w+):\s+(\d+) kB", text)}
     if values:
-        return values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemFree", 0))
+        total, available = values.get("MemTotal", 0), values.get("MemAvailable", values.get("MemFree", 0))
+        limit, left = _container_memory_kb()
+        return (total if limit is None else min(total, limit)), (available if left is None else min(available, left))
     try:
         import psutil
     except ImportError:
         return 0, 0
     memory = psutil.virtual_memory()
     return memory.total // 1024, memory.available // 1024
+
+
+def _container_memory_kb() -> tuple[int | None, int | None]:
+    """The limit of this process' control group and what is left of it; None where there is none."""
+    for line in (_read("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            folder, limit, used, idle = f"/sys/fs/cgroup{path}", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            folder, idle = f"/sys/fs/cgroup/memory{path}", "total_inactive_file"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        numbers = [_read(f"{folder}/{name}") for name in (limit, used)]
+        if all(number and number.isdigit() for number in numbers):
+            most, taken = (int(str(number)) for number in numbers)
+            cached = re.search(rf"^{idle} (\d+)$", _read(f"{folder}/memory.stat") or "", re.MULTILINE)
+            free = most - taken + (int(cached[1]) if cached else 0)
+            return most // 1024, max(0, free) // 1024
+    return None, None
 
 
 def accelerators() -> list[str]:

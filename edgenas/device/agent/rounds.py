@@ -48,8 +48,9 @@ def measure(
     `expected_us` is what the reference took earlier in the session. One call is one pass: all models are loaded anew,
     for where their buffers land moves a model's time by a percent or two.
 
-    Returns `models`, one a model: `visits_us` and the mean of the reference's visits around each (`around_us`),
-    `first_us`, `load_us`, `repeats`; None for one that cannot be loaded or that kills its process, which is named in
+    Returns `models`, one a model: `visits_us`, what the first inference of each visit took, with the caches full of
+    other models (`cold_us`), and the mean of the reference's visits around each (`around_us`); `first_us`, `load_us`,
+    `repeats`. None for one that cannot be loaded or that kills its process, which is named in
     `failed` (index -> reason). `reference_us` holds the reference's visits; `visits`, `interrupted` and `drifted` count
     the visits tried, and those that were dropped because the process lost its core or the reference had moved.
     """
@@ -125,8 +126,9 @@ def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: lis
     rounds.run(report)
     results = {
         index: {
-            "visits_us": [value for value, _ in rounds.kept[index]],
-            "around_us": [value for _, value in rounds.kept[index]],
+            "visits_us": [us for us, _, _ in rounds.kept[index]],
+            "cold_us": [cold_us for _, cold_us, _ in rounds.kept[index]],
+            "around_us": [around for _, _, around in rounds.kept[index]],
             "first_us": model.first_us,
             "load_us": model.load_us,
             "repeats": model.repeats,
@@ -148,7 +150,7 @@ class _Rounds:
         self._reference = reference
         self._loaded = loaded
         self._shuffler = random.Random(plan["seed"])
-        self.kept: dict[int, list[tuple[float, float]]] = {index: [] for index in loaded}
+        self.kept: dict[int, list[tuple[float, float, float]]] = {index: [] for index in loaded}
         self.reference_us: list[float] = []
         self.visits = self.interrupted = self.drifted = 0
 
@@ -177,21 +179,21 @@ class _Rounds:
     def _round(self, order: list[int], expected: float) -> None:
         every = self._plan["reference_every"]
         start_s, interruptions = time.monotonic(), 0
-        round_kept: list[tuple[int, float, float]] = []
+        round_kept: list[tuple[int, float, float, float]] = []
         before, lost_before = self._reference.visit()
         references = [before]
         for start in range(0, len(order), every):
-            group = [(index, *self._loaded[index].visit()) for index in order[start : start + every]]
+            group = [self._visit(index) for index in order[start : start + every]]
             after, lost_after = self._reference.visit()
             references.append(after)
             self.visits += len(group)
-            lost = sum(was_lost for _, _, was_lost in group)
+            lost = sum(was_lost for *_, was_lost in group)
             interruptions += lost + lost_after
             self.interrupted += lost
             calm = not (lost_before or lost_after) and abs(after - before) <= _CALM * min(before, after)
             if calm and max(before, after) <= _SLOWEST * expected:
                 around = (before + after) / 2
-                round_kept += [(index, us, around) for index, us, was_lost in group if not was_lost]
+                round_kept += [(index, us, cold_us, around) for index, us, cold_us, was_lost in group if not was_lost]
             else:
                 self.drifted += len(group) - lost
             before, lost_before = after, lost_after
@@ -199,8 +201,12 @@ class _Rounds:
         if interruptions > max(2, _INTERRUPTIONS_PER_S * (time.monotonic() - start_s)):
             self.drifted += len(round_kept)
             return
-        for index, us, around in round_kept:
-            self.kept[index].append((us, around))
+        for index, us, cold_us, around in round_kept:
+            self.kept[index].append((us, cold_us, around))
+
+    def _visit(self, index: int) -> tuple[int, float, float, bool]:
+        us, was_lost = self._loaded[index].visit()
+        return index, us, self._loaded[index].cold_us, was_lost
 
 
 def _median(values: list[float]) -> float:

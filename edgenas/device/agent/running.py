@@ -16,7 +16,7 @@ from .inspection import RUNTIMES
 
 _WARM = 3
 _MOST_REPEATS = 200
-_LONG_US = 5000
+_LONG_US = 20_000
 _REFERENCE_VISIT_US, _REFERENCE_EVERY = 1000, 20  # beside a model that is measured alone
 _imported: dict[str, Any] = {}
 
@@ -37,8 +37,8 @@ def single(
     With `every_us` one inference begins every so many microseconds and the process sleeps between them, as it does
     behind a camera. With a `reference` model, that is visited between every few inferences.
 
-    Returns `first_us`, `load_us`, `times_us` and, for each of them, whether the process lost its core (`lost`);
-    `reference_us`; `peak_rss_growth_kb`; the tensors that go in and out.
+    Returns `first_us`, `load_us`, `times_us` and, for each of them, whether the process lost its core (`lost`); the
+    share of the time that it was `away` from its cores; `reference_us`; `peak_rss_growth_kb`; the tensors that go in and out.
     """
     import_runtime(context, runtime)
     plan: dict[str, Any] = {
@@ -103,7 +103,7 @@ class Model:
         start = time.perf_counter_ns()
         self.interpreter.invoke()
         self.first_us = _us_since(start)
-        self.us = self.first_us
+        self.us = self.cold_us = self.first_us
         self.repeats = 1
 
     def fill(self, seed: int) -> None:
@@ -131,17 +131,21 @@ class Model:
     def visit(self, warm: bool = True) -> tuple[float, bool]:
         """Microseconds an inference took, a mean over `repeats` of them, and whether the process lost its core.
 
-        With `warm` one more inference goes before: other models have taken the caches since the last visit, which a
-        long inference hardly feels.
+        With `warm` one more inference goes before: other models have taken the caches since the last visit. What that
+        one took is left in `cold_us`. A long inference hardly feels it, and is not done twice.
         """
         invoke, repeats = self.interpreter.invoke, range(self.repeats)
-        if warm and self.us < _LONG_US:
-            invoke()
         interruptions = getrusage(RUSAGE_SELF).ru_nivcsw
+        if warm and self.us < _LONG_US:
+            start = time.perf_counter_ns()
+            invoke()
+            self.cold_us = max(0.001, _us_since(start))
         start = time.perf_counter_ns()
         for _ in repeats:
             invoke()
         self.us = us = max(0.001, _us_since(start) / self.repeats)
+        if not warm or us >= _LONG_US:
+            self.cold_us = us
         return us, getrusage(RUSAGE_SELF).ru_nivcsw > interruptions
 
 
@@ -159,6 +163,7 @@ def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]
     gc.collect()
     gc.disable()
     times, lost, references = [], [], []
+    on_core_s = wall_s = 0.0
     told = begun = time.monotonic()
     for number in range(plan["runs"]):
         if reference is not None and number % _REFERENCE_EVERY == 0:
@@ -166,7 +171,10 @@ def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]
             model.visit()
         if plan["every_us"]:
             time.sleep(max(0.0, begun + number * plan["every_us"] / 1e6 - time.monotonic()))
+        start_s, on_core_start_s = time.perf_counter(), time.process_time()
         us, was_lost = model.visit(warm=False)
+        on_core_s += time.process_time() - on_core_start_s
+        wall_s += time.perf_counter() - start_s
         times.append(us)
         lost.append(was_lost)
         if time.monotonic() - told > 1:
@@ -179,6 +187,7 @@ def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]
         "load_us": model.load_us,
         "times_us": times,
         "lost": lost,
+        "away": max(0.0, 1 - on_core_s / wall_s),
         "reference_us": references,
         "peak_rss_growth_kb": growth_kb,
         "inputs": [_tensor(detail) for detail in model.interpreter.get_input_details()],

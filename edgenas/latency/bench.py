@@ -1,0 +1,101 @@
+"""A device that is ours for measuring: locked, with files on it, measured beside a reference model."""
+
+import contextlib
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from edgenas.device import Agent, Connection, Device, connect, shares_host
+from edgenas.errors import DeviceError
+from edgenas.latency.rounds import Rounds, measure_rounds
+
+Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Says nothing."""
+
+
+class Bench:
+    """Use it as a context manager.
+
+    Args:
+        device: whose runtime and cores are used.
+        threads: of one inference.
+        progress: told when the device is disturbed.
+
+    Raises:
+        DeviceError: on entering: unreachable, without the runtime, or somebody else is measuring there.
+    """
+
+    def __init__(self, device: Device, threads: int, progress: Progress = no_progress) -> None:
+        self.device = device
+        self._threads = threads
+        self._progress = progress
+        self._sent: set[str] = set()
+        self._expected_us: float | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._connection: Connection = self._stack.enter_context(connect(self.device))
+            self.agent: Agent = self._stack.enter_context(self._connection.open_agent())
+            self.runtime_version = self.agent.runtime_version(self.device.runtime.package)
+            self.agent.lock()
+        except BaseException:
+            self._stack.close()
+            raise
+        self._folder = f"{self._connection.folder}/bench"
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(DeviceError):  # a link that broke has said so already
+            self._connection.run(["rm", "-rf", self._folder])
+        self._stack.close()
+
+    @property
+    def reference_us(self) -> float:
+        """What the reference model took here."""
+        if self._expected_us is None:
+            raise DeviceError(f"{self.device.name}: nothing was measured yet.")
+        return self._expected_us
+
+    @property
+    def shares_host(self) -> bool:
+        """Whether the host's own work disturbs it."""
+        return shares_host(self.agent.info)
+
+    def measure(self, models: Sequence[Path], reference: Path) -> Rounds:
+        """Send what is not there yet, and measure.
+
+        Raises:
+            DeviceError: the link broke, no room, or the device stays disturbed.
+        """
+        self._send([*models, reference])
+        rounds = measure_rounds(
+            self.agent,
+            [f"{self._folder}/{path.name}" for path in models],
+            f"{self._folder}/{reference.name}",
+            runtime=self.device.runtime.package,
+            threads=self._threads,
+            cores=self.device.runtime.cores,
+            expected_us=self._expected_us,
+            waiting=lambda attempt, tries: self._progress(f"waiting: {self.device.name} is disturbed", attempt, tries),
+        )
+        self._expected_us = self._expected_us or rounds.reference_us
+        return rounds
+
+    def _send(self, paths: Sequence[Path]) -> None:
+        new = {path.name: path for path in paths if path.name not in self._sent}
+        if not new:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "models.zip"
+            with zipfile.ZipFile(archive, "w") as content:
+                for name, path in new.items():
+                    content.write(path, name)
+            self._connection.put(archive, f"{self._folder}.zip")
+        self.agent.call("unpack", archive=f"{self._folder}.zip", folder=self._folder)
+        self._sent |= set(new)

@@ -1,0 +1,70 @@
+"""`measure`: any model, alone, on a device that keeps still."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgenas.device import Device
+from edgenas.errors import CheckFailedError, DeviceError
+from edgenas.latency import measuring
+from edgenas.latency.measuring import measure_file
+from edgenas.latency.profiler import Plan
+from edgenas.model import MODELS, ConversionPool
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def model(project: Path, small_plan: Plan) -> Path:
+    with ConversionPool(MODELS, "int8") as pool:
+        return pool.path(small_plan.reference)
+
+
+def here(project: Path) -> Device:
+    return Device("here", "local:", folder=str(project / "work"))
+
+
+def test_what_is_measured(project: Path, model: Path):
+    found = measure_file(model, here(project), runs=200)
+    times = found["latency_ms"]
+    assert 0 < times["median"] <= times["p90"] <= times["p99"]
+    assert times["ci95"][0] <= times["median"] <= times["ci95"][1]
+    assert times["first"] > 0
+    assert found["load_ms"] > 0
+    assert found["peak_rss_growth_kb"] > 0
+    assert found["away"] <= measuring.MOST_AWAY
+    assert found["reference_moved"] <= measuring.MOST_MOVED
+    assert not list((project / "work" / "measure").glob("*"))
+
+
+def test_a_duty_cycle_keeps_its_pace(project: Path, model: Path):
+    start = time.monotonic()
+    found = measure_file(model, here(project), runs=50, every_ms=20)
+    assert time.monotonic() - start > 50 * 0.02
+    assert found["latency_ms"]["median"] < 20
+
+
+def test_a_disturbed_device_is_refused_with_the_reason(project: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(measuring, "TRIES", 2)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
+    try:
+        with pytest.raises(DeviceError, match=r"too unsteady to measure.*other processes had its cores for") as caught:
+            measure_file(model, here(project), runs=2_000)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert "its processor is" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model" * 100, b"\x1c\x00\x00\x00TFL3" + b"\xff" * 500])
+def test_what_is_no_model_is_one_clear_line(project: Path, content: bytes):
+    (project / "bad.tflite").write_bytes(content)
+    with pytest.raises(CheckFailedError) as caught:
+        measure_file(project / "bad.tflite", here(project))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,233 @@
+"""Profiling real devices while things go wrong: no wrong number enters a table."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgenas.device import Device, Runtime
+from edgenas.errors import DeviceError
+from edgenas.latency import rounds
+from edgenas.latency.profiler import Plan, plan_profile, profile, table_name
+from edgenas.latency.table import LatencyTable
+from tests.board import Board
+from tests.latency.conftest import SPACE, WITHOUT_XNNPACK
+
+pytestmark = pytest.mark.slow
+
+WRONG = 0.15  # what is further than this from a quiet measurement is a wrong number
+Make = Callable[..., Board]
+
+
+def on(board: Board, name: str = "board") -> Device:
+    return board.device(name, runtime=Runtime(python=sys.executable))
+
+
+def local(project: Path) -> Device:
+    return Device("here", "local:", folder=str(project / "work"))
+
+
+def journal(project: Path) -> dict[str, float]:
+    """What a session that was broken off has kept: key -> ratio."""
+    (path,) = (project / ".edgenas" / "profiles").glob("*/measured.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {row["key"]: row["value"] for line in lines if line["event"] == "batch" for row in line["lines"]}
+
+
+def right(table: LatencyTable, quiet: LatencyTable) -> None:
+    """Every number of a table is what a quiet measurement found."""
+    assert set(table.entries) == set(quiet.entries)
+    for layer, entry in table.entries.items():
+        # Relative to the reference: the whole machine may be faster or slower now.
+        share = (entry.us / table.reference[1]) / (quiet.entries[layer].us / quiet.reference[1])
+        heavy = quiet.entries[layer].us > 0.02 * quiet.reference[1]
+        assert not heavy or abs(share - 1) < WRONG, (str(layer), share)
+    assert table.certificate is not None
+    assert quiet.certificate is not None
+    for now, then in zip(table.certificate.networks, quiet.certificate.networks, strict=True):
+        share = (now.truth_ms / table.reference[1]) / (then.truth_ms / quiet.reference[1])
+        assert abs(share - 1) < WRONG, (now.notation, share)
+
+
+def test_a_quiet_profile(quiet: LatencyTable, small_plan: Plan):
+    assert quiet.source == "measured"
+    assert len(quiet.entries) == len(small_plan.layers)
+    assert all((entry.cold_us or 0) >= entry.us for entry in quiet.entries.values())
+    assert quiet.identity.kernel == os.uname().release
+    summary = quiet.certificate_summary()
+    assert summary is not None
+    assert summary["networks"] == 6
+    assert summary["within_10_percent"] >= 5 / 6
+    assert summary["noise_floor"] < 0.05
+    low, high = quiet.interval_ms(small_plan.certificate)
+    assert (low < high).all()
+
+
+@contextlib.contextmanager
+def at_work(processes: int) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress callback that lets other processes take the cores once something was measured."""
+    busy: list[subprocess.Popen[bytes]] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "measuring" and done and not busy:
+            busy.extend(subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes))
+
+    try:
+        yield progress
+    finally:
+        assert busy
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("share", [1, 4])
+def test_another_process_that_takes_the_cores_spoils_no_number(
+    project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch, share: int
+):
+    monkeypatch.setattr(rounds, "LONGEST_WAIT_S", 0.2)
+    try:
+        with at_work(share * (os.cpu_count() or 1)) as progress:
+            right(profile(local(project), SPACE, "int8", plan=small_plan, progress=progress), quiet)
+    except DeviceError as error:
+        assert "too unsteady to measure" in str(error)
+        assert "lost their core to another process" in str(error)
+        kept = journal(project)
+        assert kept
+        for layer, entry in quiet.entries.items():
+            if str(layer) in kept and entry.us > 0.02 * quiet.reference[1]:
+                now = kept[str(layer)] - quiet.empty_us / quiet.reference[1]
+                assert abs(now / (entry.us / quiet.reference[1]) - 1) < WRONG
+        # In peace the same command ends what was begun.
+        right(profile(local(project), SPACE, "int8", plan=small_plan), quiet)
+
+
+def test_a_device_killed_and_restarted_goes_on(project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make):
+    board = make_board()
+
+    def cut(what: str, done: int, total: int) -> None:
+        if what == "measuring" and done:
+            board.kill()
+
+    with pytest.raises(DeviceError):
+        profile(on(board), SPACE, "int8", plan=small_plan, progress=cut)
+    before = journal(project)
+    assert len(before) >= 10
+    board.start()
+    table = profile(on(board), SPACE, "int8", plan=small_plan)
+    right(table, quiet)
+    assert table.provenance["sessions"] == 2
+    assert not (project / ".edgenas" / "profiles").exists() or not list((project / ".edgenas" / "profiles").iterdir())
+
+
+def test_the_agent_killed_by_the_system_is_one_clear_error(project: Path, small_plan: Plan):
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "measuring" and done:
+            for child in psutil.Process().children(recursive=True):
+                if any("agent-" in word for word in child.cmdline()):
+                    child.kill()
+
+    with pytest.raises(DeviceError, match="the agent ended while asked to"):
+        profile(local(project), SPACE, "int8", plan=small_plan, progress=kill)
+
+
+def test_a_device_with_256_mb(project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make):
+    parent = Path("/sys/fs/cgroup/memory")
+    if os.getuid() != 0 or not (parent / "memory.limit_in_bytes").exists():
+        pytest.skip("needs root and memory control groups, version 1")
+    group = parent / f"edgenas-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(256 << 20))
+        table = profile(on(make_board(cgroup=group)), SPACE, "int8", plan=small_plan)
+        right(table, quiet)
+        assert table.identity.memory_mb == 256
+    finally:
+        for line in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(int(line)).kill()
+                psutil.Process(int(line)).wait(5)
+        group.rmdir()
+
+
+# Several devices
+
+
+def test_siblings_share_the_work(project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make):
+    devices = [on(make_board(), name) for name in ("a", "b")]
+    table = profile(devices, SPACE, "int8", plan=small_plan)
+    right(table, quiet)
+    assert table.provenance["devices"] == ["a", "b"]
+    for device in devices:
+        own = LatencyTable.load(table_name(device, SPACE, "int8", 1))
+        assert own.identity.device == device.name
+        assert own.entries == table.entries
+
+
+def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
+    project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgenas.latency.profiler.BATCH", 8)
+    boards = [make_board(), make_board()]
+
+    def cut(what: str, done: int, total: int) -> None:
+        if what == "measuring" and done > 20:
+            with contextlib.suppress(AssertionError):  # it is dead already
+                boards[1].kill()
+
+    devices = [on(board, name) for board, name in zip(boards, ("a", "b"), strict=True)]
+    table = profile(devices, SPACE, "int8", plan=small_plan, progress=cut)
+    right(table, quiet)
+    assert table.provenance["devices"] == ["a"]
+    assert list(table.provenance["left_out"]) == ["b"]
+    boards[1].start()
+
+
+def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
+    project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make, tmp_path: Path
+):
+    """It says the same of itself, but its runtime runs without XNNPACK."""
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "sitecustomize.py").write_text(WITHOUT_XNNPACK)
+    odd = make_board(environment={"PYTHONPATH": str(tmp_path / "odd")})
+    devices = [on(make_board(), "a"), on(odd, "b"), on(make_board(), "c")]
+    table = profile(devices, SPACE, "int8", plan=small_plan)
+    right(table, quiet)
+    assert table.provenance["devices"] == ["a", "c"]
+    assert "does not behave like a" in table.provenance["left_out"]["b"]
+
+
+def test_another_kind_of_device_is_left_out(project: Path, small_plan: Plan, make_board: Make):
+    """Kept on other cores its numbers would be others."""
+    other = make_board().device("b", runtime=Runtime(python=sys.executable, cores=(0,)))
+    table = profile([on(make_board(), "a"), other], SPACE, "int8", plan=small_plan)
+    assert table.provenance["devices"] == ["a"]
+    assert "another kind of device than a (cores: " in table.provenance["left_out"]["b"]
+
+
+def test_one_device_has_one_profiler(project: Path, small_plan: Plan, make_board: Make):
+    board = make_board()
+    refused: list[str] = []
+
+    def come_meanwhile(what: str, done: int, total: int) -> None:
+        if what == "measuring" and not refused:
+            with pytest.raises(DeviceError) as caught:
+                profile(on(board), SPACE, "int8", threads=2, plan=small_plan)
+            refused.append(str(caught.value))
+
+    profile(on(board), SPACE, "int8", plan=small_plan, progress=come_meanwhile)
+    assert "is being measured by" in refused[0]
+    assert f"@{os.uname().nodename}" in refused[0]
+
+
+def test_a_plan_tells_layers_from_networks_and_keeps_the_sets_apart():
+    plan = plan_profile(SPACE)
+    assert set(SPACE.layers()) <= set(plan.layers)
+    assert len(set(plan.networks)) == len(plan.networks) == 120
+    assert plan_profile(SPACE) == plan
