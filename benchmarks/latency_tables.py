@@ -23,7 +23,7 @@ from rich.table import Table
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Device, Runtime, setup
-from edgenas.latency.calibration import FEATURES, Calibration, fit
+from edgenas.latency.calibration import FEATURES, Calibration, Loads, fit
 from edgenas.latency.certificate import Network, Quality, quality
 from edgenas.latency.checking import bench_of, convert, measure_again
 from edgenas.latency.profiler import profile, table_name
@@ -111,43 +111,49 @@ def progress(what: str, done: int, total: int) -> None:
 
 # Calibration methods, all fitted on the same networks
 
-Method = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
+Method = Callable[[np.ndarray, np.ndarray, Sequence[Loads]], Calibration]
 
 
-def raw(sums: np.ndarray, truth_us: np.ndarray) -> tuple[np.ndarray, float]:
+def raw(sums: np.ndarray, truth_us: np.ndarray, loads: Sequence[Loads]) -> Calibration:
     """The sum of the layers as it is."""
-    return np.eye(len(FEATURES))[0], 0.0
+    return Calibration()
 
 
-def scale_offset(sums: np.ndarray, truth_us: np.ndarray) -> tuple[np.ndarray, float]:
+def scale_offset(sums: np.ndarray, truth_us: np.ndarray, loads: Sequence[Loads]) -> Calibration:
     """Least squares of the relative error with two coefficients."""
     rows = np.c_[sums[:, 0], np.ones(len(sums))] / truth_us[:, None]
     (scale, offset), *_ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)
-    return scale * np.eye(len(FEATURES))[0], float(offset)
+    return Calibration({"sum": float(scale)}, float(offset))
 
 
-def unshrunken(sums: np.ndarray, truth_us: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least squares of the relative error with every coefficient free."""
+def unshrunken(sums: np.ndarray, truth_us: np.ndarray, loads: Sequence[Loads]) -> Calibration:
+    """Least squares of the relative error with every coefficient free, caches left out."""
     rows = np.c_[sums, np.ones(len(sums))] / truth_us[:, None]
     coefficients, *_ = np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)
-    return coefficients[:-1], float(coefficients[-1])
+    return Calibration(dict(zip(FEATURES, map(float, coefficients), strict=False)), float(coefficients[-1]))
+
+
+def without_caches(sums: np.ndarray, truth_us: np.ndarray, loads: Sequence[Loads]) -> Calibration:
+    """The shrunken regression, caches left out."""
+    return fit(sums, truth_us, [Loads(load.reload_us * 0, load.resident_kb) for load in loads])
 
 
 METHODS: dict[str, Method] = {
     "sum of layers": raw,
     "scale and offset": scale_offset,
     "all coefficients, least squares": unshrunken,
-    "all coefficients, shrunken (used)": fit,
+    "all coefficients, shrunken": without_caches,
+    "all coefficients, shrunken, and caches (used)": fit,
 }
 
 
 def with_method(table: LatencyTable, method: Method) -> LatencyTable:
     """The table with its calibration fitted by another method."""
     networks = table.calibration.networks
-    sums = np.array([table.features(Architecture.parse(n.notation)) for n in networks])
-    coefficients, offset = method(sums, np.array([n.truth_ms * 1000 for n in networks]))
-    named = dict(zip(FEATURES, map(float, coefficients), strict=True))
-    return dataclasses.replace(table, calibration=Calibration(named, offset, networks))
+    found = [table.features(Architecture.parse(network.notation)) for network in networks]
+    truth_us = np.array([network.truth_ms * 1000 for network in networks])
+    calibration = method(np.array([sums for sums, _ in found]), truth_us, [loads for _, loads in found])
+    return dataclasses.replace(table, calibration=calibration)
 
 
 def predicted_by(table: LatencyTable, networks: Sequence[Network]) -> list[Network]:

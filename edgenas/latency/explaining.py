@@ -67,7 +67,7 @@ def describe_layer(table: LatencyTable, layer: Layer) -> dict[str, Any]:
         "us": entry.us,
         "half_width": entry.half_width,
         "cold_us": entry.cold_us,
-        "cost_us": round(table.calibration.layer_us(layer, entry.us, entry.reload_us), 4),
+        "cost_us": round(table.calibration.layer_us(layer, entry.us), 4),
         "macs": layer.macs,
         "parameters": layer.parameters,
     }

@@ -75,7 +75,7 @@ def find_table(
         table = LatencyTable.load(name)
         if (why := mismatch(table, device, precision, threads)) is not None:
             raise InputError(f"The latency table {name!r} does not fit: {why}. `edgenas table list` shows all.")
-        table.costs_us(space)
+        table.costs(space)
         return name, table
     fitting: dict[str, LatencyTable] = {}
     unreadable = []
@@ -83,7 +83,7 @@ def find_table(
         try:
             table = LatencyTable.load(candidate)
             if mismatch(table, device, precision, threads) is None:
-                table.costs_us(space)
+                table.costs(space)
                 fitting[candidate] = table
         except MissingLayersError:
             continue

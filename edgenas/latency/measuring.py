@@ -45,7 +45,8 @@ def measure_file(
 
     Returns:
         `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`; `interrupted`, the
-        share of inferences that lost their core, and `away`, of the time; `reference_moved`, by which share the reference model beside it did.
+        share of inferences that lost their core, and `away`, of the time; `reference_moved`, by which share the
+        reference model beside it did.
 
     Raises:
         InputError: there is no such file.
@@ -116,8 +117,8 @@ def _undisturbed(
             waiting(attempt + 1, TRIES)
             time.sleep(min(2.0**attempt, LONGEST_WAIT_S))
     raise DeviceError(
-        f"{agent.device.name} is too unsteady to measure: in the last of {TRIES} tries other processes had its cores for "
-        f"{away:.0%} of the time (at most {MOST_AWAY:.0%} is accepted) and the reference model moved by "
+        f"{agent.device.name} is too unsteady to measure: in the last of {TRIES} tries other processes had its cores "
+        f"for {away:.0%} of the time (at most {MOST_AWAY:.0%} is accepted) and the reference model moved by "
         f"{moved:.0%} (at most {MOST_MOVED:.0%}). {agent.health()} Stop what else runs there, or let it cool, and try "
         "again."
     )

@@ -18,7 +18,7 @@ from edgenas.architecture import Architecture, Dense, Input, Layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError
 from edgenas.latency.bench import Bench, Progress, no_progress
-from edgenas.latency.calibration import FEATURES, Calibration, choose_networks, fit
+from edgenas.latency.calibration import choose_networks, fit
 from edgenas.latency.certificate import Certificate, Network
 from edgenas.latency.rounds import Ratio, Rounds
 from edgenas.latency.siblings import mean_of, stranger, stranger_by_times
@@ -30,7 +30,7 @@ from edgenas.space import MobileSpace
 # Classifiers are measured for these numbers of classes; between them their cost is linear.
 CLASSES = (2, 10, 100, 1000)
 # Whole networks: to fit the calibration, to give intervals their width, to test both.
-CALIBRATION_NETWORKS, INTERVAL_NETWORKS, CERTIFICATE_NETWORKS = 30, 50, 40
+CALIBRATION_NETWORKS, INTERVAL_NETWORKS, CERTIFICATE_NETWORKS = 60, 50, 40
 BATCH = 100
 EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.
@@ -319,7 +319,7 @@ class _Session:
             lines.append({"key": key, **files.as_mapping(ratio)})
         self._journal.add(lines, {
             "reference_us": rounds.reference_us, "empty": empty.value,
-            "empty_cold": empty.cold, "busy_s": rounds.busy_s,
+            "empty_cold": empty.cold, "empty_kb": empty.resident_kb, "busy_s": rounds.busy_s,
             "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
         })  # fmt: skip
         self._done += len(batch)
@@ -336,6 +336,7 @@ class _Session:
         sessions = self._journal.sessions
         reference_us = float(np.median([session["reference_us"] for session in sessions]))
         empty_us = float(np.median([session["empty"] for session in sessions])) * reference_us
+        empty_kb = min(session["empty_kb"] or 0.0 for session in sessions)
         empty_cold_us = float(np.median([session["empty_cold"] for session in sessions])) * reference_us
         ratios = self._journal.ratios
         entries = {}
@@ -343,7 +344,8 @@ class _Session:
             ratio = ratios[str(layer)]
             us = max(ratio.value * reference_us - empty_us, LEAST_US)
             cold_us = max(ratio.cold * reference_us - empty_cold_us, us)
-            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), round(cold_us, 4))
+            resident_kb = None if ratio.resident_kb is None else max(0.0, ratio.resident_kb - empty_kb)
+            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), round(cold_us, 4), resident_kb)
         raw = LatencyTable(
             identity=self._identity,
             source="measured",
@@ -380,14 +382,12 @@ class _Session:
 
 def calibrated_on(raw: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
     """A table with a calibration fitted on whole networks."""
-    parsed = [Architecture.parse(network.notation) for network in networks]
-    sums = np.array([raw.features(network) for network in parsed])
+    found = [raw.features(Architecture.parse(network.notation)) for network in networks]
     truth_us = np.array([network.truth_ms * 1000 for network in networks])
-    coefficients, offset_us = fit(sums, truth_us)
-    named = dict(zip(FEATURES, map(float, coefficients), strict=True))
-    table = dataclasses.replace(raw, calibration=Calibration(named, offset_us))
-    fitted = Calibration(named, offset_us, with_predictions(table, networks))
-    return dataclasses.replace(table, calibration=fitted)
+    calibration = fit(np.array([sums for sums, _ in found]), truth_us, [loads for _, loads in found])
+    table = dataclasses.replace(raw, calibration=calibration)
+    calibration = dataclasses.replace(calibration, networks=with_predictions(table, networks))
+    return dataclasses.replace(table, calibration=calibration)
 
 
 def with_predictions(table: LatencyTable, networks: tuple[Network, ...]) -> tuple[Network, ...]:
@@ -405,7 +405,7 @@ class _Journal:
         self._path = folder / "measured.jsonl"
         self.sent: set[str] = set()
         self.ratios: dict[str, Ratio] = {}
-        self.sessions: list[dict[str, float]] = []
+        self.sessions: list[dict[str, Any]] = []
         ledger = Ledger(self._path)
         begun = ledger.entries("session")
         if begun and begun[0]["identity"] != identity:
@@ -416,11 +416,11 @@ class _Journal:
         for entry in ledger.entries("batch"):
             self._take(entry["lines"], entry["session"])
 
-    def add(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
+    def add(self, lines: list[dict[str, Any]], session: dict[str, Any]) -> None:
         Ledger(self._path).append("batch", lines=lines, session=session)
         self._take(lines, session)
 
-    def _take(self, lines: list[dict[str, Any]], session: dict[str, float]) -> None:
+    def _take(self, lines: list[dict[str, Any]], session: dict[str, Any]) -> None:
         for line in lines:
-            self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["cold"])
+            self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["cold"], line["resident_kb"])
         self.sessions.append(session)

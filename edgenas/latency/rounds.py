@@ -33,12 +33,14 @@ class Ratio:
     Attributes:
         value: mean over the passes of the median of a pass.
         half_width: of its 95% confidence interval, as a share of it.
-        cold: the same of the first inference of a visit, when other models have had the caches.
+        cold: the same of an inference when the caches are full of other data.
+        resident_kb: memory that it keeps, the least of the passes; None where the device does not tell.
     """
 
     value: float
     half_width: float
     cold: float
+    resident_kb: float | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Pass:
 
     Attributes:
         ratios: one a model, its median time over the reference's; None where too few visits were left undisturbed.
-        colds: the same of the first inference of each visit.
+        colds: the same of an inference when the caches are full of other data.
+        resident_kb: one a model; None where the device does not tell.
         visits_us: one a model [visits], undisturbed.
         failed: index -> why it cannot be run.
         reference_us: median of the reference's visits.
@@ -58,6 +61,7 @@ class Pass:
 
     ratios: tuple[float | None, ...]
     colds: tuple[float | None, ...]
+    resident_kb: tuple[float | None, ...]
     visits_us: tuple[Values, ...]
     failed: Mapping[int, str]
     reference_us: float
@@ -106,25 +110,45 @@ def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
         reference = _times(answer["reference_us"])
         ratios: list[float | None] = []
         colds: list[float | None] = []
+        resident: list[float | None] = []
         visits: list[Values] = []
         for index, model in enumerate(measured):
             if index in failed:
                 times = cold = around = np.empty(0)
+                kept_kb = None
             else:
                 times, cold, around = (_times(model[name]) for name in ("visits_us", "cold_us", "around_us"))
+                kept_kb = model["resident_kb"]
             if not times.shape == cold.shape == around.shape:
                 raise ValueError(f"{len(times)}, {len(cold)} and {len(around)} visits of model {index}")
             enough = len(times) >= LEAST_VISITS
             ratios.append(float(np.median(times / around)) if enough else None)
             colds.append(float(np.median(cold / around)) if enough else None)
+            resident.append(None if kept_kb is None else _memory_kb(kept_kb))
             visits.append(times)
         tried, interrupted, drifted = (int(answer[name]) for name in ("visits", "interrupted", "drifted"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DeviceError(f"The device's answer to 'measure' makes no sense: {error!r}.") from None
     if reference.size == 0:
         raise DeviceError("The device reported no time of the reference model.")
-    middle = float(np.median(reference))
-    return Pass(tuple(ratios), tuple(colds), tuple(visits), failed, middle, tried, interrupted, drifted, busy_s)
+    return Pass(
+        ratios=tuple(ratios),
+        colds=tuple(colds),
+        resident_kb=tuple(resident),
+        visits_us=tuple(visits),
+        failed=failed,
+        reference_us=float(np.median(reference)),
+        visits=tried,
+        interrupted=interrupted,
+        drifted=drifted,
+        busy_s=busy_s,
+    )
+
+
+def _memory_kb(value: Any) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise DeviceError("The device reported a size that no memory has; nothing was kept.")
+    return float(value)
 
 
 def _times(values: Any) -> Values:
@@ -200,6 +224,7 @@ class _Batch:
         self.ratios: list[list[float]] = [[] for _ in self.models]
         self.colds: list[list[float]] = [[] for _ in self.models]
         self.times: list[list[Values]] = [[] for _ in self.models]
+        self.resident: list[list[float]] = [[] for _ in self.models]
 
     def unknown(self) -> list[int]:
         """The models that need another pass."""
@@ -236,14 +261,18 @@ class _Batch:
                 self.ratios[index].append(ratio)
                 self.colds[index].append(cold)
                 self.times[index].append(done.visits_us[place])
+                kept_kb = done.resident_kb[place]
+                self.resident[index] += [] if kept_kb is None else [kept_kb]
                 good += 1
         return good + len(done.failed) > len(todo) / 2
 
     def result(self) -> Rounds:
         """All passes together."""
         ratios = [
-            Ratio(float(np.mean(ratios)), half_width(ratios), float(np.mean(colds))) if ratios else None
-            for ratios, colds in zip(self.ratios, self.colds, strict=True)
+            Ratio(float(np.mean(ratios)), half_width(ratios), float(np.mean(colds)), min(resident, default=None))
+            if ratios
+            else None
+            for ratios, colds, resident in zip(self.ratios, self.colds, self.resident, strict=True)
         ]
         return Rounds(
             ratios=tuple(ratios),

@@ -54,9 +54,10 @@ def mean_of(measured: Sequence[Rounds]) -> Rounds:
     for found in zip(*(rounds.ratios for rounds in measured), strict=True):
         good = [ratio for ratio in found if ratio is not None]
         values = [ratio.value for ratio in good]
+        resident_kb = min((ratio.resident_kb for ratio in good if ratio.resident_kb is not None), default=None)
         cold = float(np.mean([ratio.cold for ratio in good])) if good else 0.0
         width = half_width(values) if len(good) > 1 else good[0].half_width if good else 0.0
-        ratios.append(Ratio(float(np.mean(values)), width, cold) if good else None)
+        ratios.append(Ratio(float(np.mean(values)), width, cold, resident_kb) if good else None)
     first = measured[0]
     return dataclasses.replace(
         first,

@@ -19,7 +19,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
 from edgenas.architecture.blocks import Dense, MBConv
 from edgenas.errors import EdgeNASError, InputError, near
-from edgenas.latency.calibration import Calibration, features
+from edgenas.latency.calibration import Calibration, Loads, cache_terms, features
 from edgenas.latency.certificate import Certificate, Quality, quality
 from edgenas.space import Codes, MobileSpace
 
@@ -80,17 +80,14 @@ class Entry:
     Attributes:
         us: microseconds of one inference, the empty model's time taken off.
         half_width: of its 95% confidence interval, as a share of it; None where a table made elsewhere does not say.
-        cold_us: what an inference takes when other models have had the caches since the last one; None likewise.
+        cold_us: what an inference takes when the caches are full of other data; None likewise.
+        resident_kb: memory that it keeps: its tensors, and its weights as the runtime packs them; None likewise.
     """
 
     us: float
     half_width: float | None
     cold_us: float | None
-
-    @property
-    def reload_us(self) -> float:
-        """What it takes to fetch its weights and tensors into the caches again; 0 where nobody measured it."""
-        return max(0.0, self.cold_us - self.us) if self.cold_us is not None else 0.0
+    resident_kb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,24 +146,24 @@ class LatencyTable:
         Raises:
             MissingLayersError: a layer was never measured.
         """
-        costs = self._costs_us
+        costs = self._costs
         missing: dict[Layer, None] = {}
-        sums = np.empty(len(architectures))
+        sums = np.zeros((len(architectures), 4))
         for index, architecture in enumerate(architectures):
-            total = 0.0
+            rows = []
             for layer in architecture.layers():
                 cost = costs.get(layer)
                 if cost is None:
-                    cost = self._cost_us(layer)
+                    cost = self._cost(layer)
                     if cost is None:
                         missing[layer] = None
                         continue
                     costs[layer] = cost
-                total += cost
-            sums[index] = total
+                rows.append(cost)
+            sums[index] = [sum(column) for column in zip(*rows, strict=True)] if rows else 0.0
         if missing:
             raise MissingLayersError(list(missing), self.profile_command(list(missing)))
-        return self._calibrated_ms(sums)
+        return self.calibration.network_us(sums) / 1000
 
     def estimate_codes_ms(self, space: MobileSpace, codes: Codes) -> Values:
         """[N] predicted latency of rows of codes [N, choices], ms: a gather and a sum.
@@ -174,16 +171,23 @@ class LatencyTable:
         Raises:
             MissingLayersError: a layer of the space was never measured.
         """
-        costs = self.costs_us(space)
-        return self._calibrated_ms(costs[space.layer_index(codes)].sum(axis=1))
+        costs = self.costs(space)
+        # Where the caches play no part one sum will do.
+        columns = costs if self.calibration.refetch else costs[:, :1]
+        return self.calibration.network_us(space.sum_over_layers(codes, columns)) / 1000
 
-    def costs_us(self, space: MobileSpace) -> Values:
-        """[layers + 1] the cost of each of `space.layers()`, and 0 for a slot where nothing stands."""
-        costs = [self._cost_us(layer) for layer in space.layers()]
-        missing = [layer for layer, cost in zip(space.layers(), costs, strict=True) if cost is None]
+    def costs(self, space: MobileSpace) -> Values:
+        """[layers, 4] what each of `space.layers()` adds to a network: to its time, and to the three sums that tell
+        what the caches cost it.
+
+        Raises:
+            MissingLayersError: a layer of the space was never measured.
+        """
+        found = [self._cost(layer) for layer in space.layers()]
+        missing = [layer for layer, cost in zip(space.layers(), found, strict=True) if cost is None]
         if missing:
             raise MissingLayersError(missing, self.profile_command(missing, space))
-        return np.array([*costs, 0.0], dtype=float)
+        return np.array(found, dtype=float)
 
     def interval_ms(self, architectures: Sequence[Architecture], coverage: float = 0.9) -> tuple[Values, Values]:
         """([N], [N]) ends of an interval that holds the measured latency with probability `coverage`.
@@ -240,10 +244,14 @@ class LatencyTable:
         )
 
     @cached_property
-    def _costs_us(self) -> dict[Layer, float]:
-        """What each layer adds to a network's time."""
+    def _costs(self) -> dict[Layer, tuple[float, ...]]:
+        """What each layer adds to a network, as `costs` gives it."""
+        entries = list(self.entries.values())
+        reloads, resident = (np.array(each, dtype=float) for each in zip(*map(_load, entries), strict=True))
+        terms = cache_terms(reloads, resident, self.calibration.cache_kb)
         return {
-            layer: self.calibration.layer_us(layer, entry.us, entry.reload_us) for layer, entry in self.entries.items()
+            layer: (self.calibration.layer_us(layer, entry.us), *map(float, row))
+            for (layer, entry), row in zip(self.entries.items(), terms, strict=True)
         }
 
     def entry(self, layer: Layer) -> Entry:
@@ -256,33 +264,33 @@ class LatencyTable:
             raise MissingLayersError([layer], self.profile_command([layer]))
         return self.entries[layer]
 
-    def features(self, architecture: Architecture) -> Values:
-        """[FEATURES] of a network, for a calibration."""
+    def features(self, architecture: Architecture) -> tuple[Values, Loads]:
+        """[FEATURES] of a network and what its layers ask of the caches, for a calibration."""
         entries = [(layer, self.entry(layer)) for layer in architecture.layers()]
-        total: Values = np.sum([features(layer, entry.us, entry.reload_us) for layer, entry in entries], axis=0)
-        return total
+        total: Values = np.sum([features(layer, entry.us) for layer, entry in entries], axis=0)
+        reloads, resident = zip(*(_load(entry) for _, entry in entries), strict=True)
+        return total, Loads(np.array(reloads), np.array(resident))
 
-    def _cost_us(self, layer: Layer) -> float | None:
-        cost = self._costs_us.get(layer)
-        return self._dense_us(layer) if cost is None else cost
+    def _cost(self, layer: Layer) -> tuple[float, ...] | None:
+        cost = self._costs.get(layer)
+        return self._dense_cost(layer) if cost is None else cost
 
-    def _dense_us(self, layer: Layer) -> float | None:
+    def _dense_cost(self, layer: Layer) -> tuple[float, ...] | None:
         """A classifier's cost for a number of classes between two measured ones: linear in the classes."""
         if not isinstance(layer.block, Dense):
             return None
         known = sorted(
-            (found.block.classes, self.calibration.layer_us(found, entry.us, entry.reload_us))
-            for found, entry in self.entries.items()
+            (found.block.classes, cost)
+            for found, cost in self._costs.items()
             if isinstance(found.block, Dense) and found.input_shapes == layer.input_shapes
         )
         if not known or not known[0][0] <= layer.block.classes <= known[-1][0]:
             return None
-        classes, costs = np.array(known).T
-        return float(np.interp(layer.block.classes, classes, costs))
-
-    def _calibrated_ms(self, sums_us: Values) -> Values:
-        # A network cannot take less than nothing, whatever the fit says below the networks it saw.
-        return np.maximum(sums_us + self.calibration.offset_us, 0.1) / 1000
+        classes = [count for count, _ in known]
+        return tuple(
+            float(np.interp(layer.block.classes, classes, column))
+            for column in zip(*(cost for _, cost in known), strict=True)
+        )
 
     # On disk
 
@@ -330,7 +338,8 @@ class LatencyTable:
             "certificate": plain(self.certificate),
             "provenance": self.provenance,
             "entries": {
-                str(layer): [entry.us, entry.half_width, entry.cold_us] for layer, entry in self.entries.items()
+                str(layer): [entry.us, entry.half_width, entry.cold_us, entry.resident_kb]
+                for layer, entry in self.entries.items()
             },
         }
 
@@ -354,9 +363,15 @@ class LatencyTable:
             ) from None
 
 
-def _entry(us: Any, half_width: Any, cold_us: Any) -> Entry:
+def _entry(us: Any, half_width: Any, cold_us: Any, resident_kb: Any) -> Entry:
     """From numbers of a file."""
-    return Entry(float(us), *(None if part is None else float(part) for part in (half_width, cold_us)))
+    return Entry(float(us), *(None if part is None else float(part) for part in (half_width, cold_us, resident_kb)))
+
+
+def _load(entry: Entry) -> tuple[float, float]:
+    """How long a layer takes to fetch its own into the caches again, and how much it keeps; 0 where nobody knows."""
+    reload_us = 0.0 if entry.cold_us is None else max(0.0, entry.cold_us - entry.us)
+    return reload_us, entry.resident_kb or 0.0
 
 
 def _plain(found: Quality) -> dict[str, float | None]:

@@ -38,7 +38,7 @@ class FreeObjectives:
         self._factor = table.interval_factor(limits.coverage) if table.certificate else None
         if limits.max_latency_ms is not None and self._factor is None:
             raise InputError("A limit on latency needs a table with a certificate. Profile the device again.")
-        table.costs_us(space)
+        table.costs(space)
 
     def values(self, codes: Codes) -> dict[str, Values]:
         """Name -> [N]: latency_ms and its interval's ends latency_low_ms and latency_high_ms, arena_kb, model_kb,

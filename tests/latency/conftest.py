@@ -55,9 +55,11 @@ def simulate() -> Callable[[MobileSpace], LatencyTable]:
             source="simulated",
             reference=(str(space.smallest), 12.5),
             empty_us=1.25,
-            entries={layer: Entry(*map(float, rng.uniform((0.1, 0, 1), (80, 0.1, 900)))) for layer in space.layers()},
+            entries={
+                layer: Entry(*map(float, rng.uniform((0.1, 0, 90, 1), (80, 0.1, 120, 900)))) for layer in space.layers()
+            },
             calibration=Calibration(
-                {"sum": 1.1, "kernel5": -0.05}, 3.5, (Network(str(space.smallest), 1.0, 1.1, 0.9),)
+                {"sum": 1.1, "kernel5": -0.05}, 3.5, 0.0, 0.0, (Network(str(space.smallest), 1.0, 1.1, 0.9),)
             ),
             certificate=certificate([-0.04, 0.03, 0.02, -0.01, 0.0, 0.045, -0.06, 0.07, 0.08, -0.12]),
             provenance={"note": "made up"},

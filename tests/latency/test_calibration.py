@@ -8,7 +8,16 @@ import pytest
 
 from edgenas.architecture import Architecture
 from edgenas.errors import InputError
-from edgenas.latency.calibration import FEATURES, Calibration, choose_networks, features, fit
+from edgenas.latency.calibration import (
+    FEATURES,
+    Calibration,
+    Loads,
+    cache_terms,
+    choose_networks,
+    features,
+    fit,
+    refetch_us,
+)
 from edgenas.latency.certificate import Certificate, Network, quality
 from edgenas.latency.table import LatencyTable
 from edgenas.space import MobileSpace
@@ -29,21 +38,30 @@ def sums(pool: list[Architecture]) -> np.ndarray:
 
 def total(network: Architecture) -> np.ndarray:
     """Features of a network on a device of the test's own."""
-    return np.sum([features(x, x.macs / 1e4 + 1, x.parameters / 1e3) for x in network.layers()], axis=0)
+    return np.sum([features(x, x.macs / 1e4 + 1) for x in network.layers()], axis=0)
+
+
+NO_LOADS = Loads(np.zeros(3), np.zeros(3))
+
+
+def predict(calibration: Calibration, sums: np.ndarray) -> np.ndarray:
+    """[N] times of networks that ask nothing of the caches."""
+    weights = [calibration.coefficients[name] for name in FEATURES]
+    return np.asarray(sums @ weights + calibration.offset_us)
 
 
 def test_a_layer_adds_its_share_to_each_feature():
     network = SPACE.decode({name: options[-1] for name, options in SPACE.choices.items()})
     for layer in network.layers():
-        found = dict(zip(FEATURES, features(layer, 7.0, 3.0), strict=True))
-        assert (found["sum"], found["reload"]) == (7.0, 3.0)
+        found = dict(zip(FEATURES, features(layer, 7.0), strict=True))
+        assert found["sum"] == 7.0
         assert found["kernel7"] == (7.0 if "mbconv_k7" in str(layer) else 0)
         assert found["gate"] == (7.0 if "_se0.25" in str(layer) else 0)
         assert found["weights_kb"] == layer.parameters / 1024
     # What a network's features sum up to is what its layers add.
-    told = {"sum": 1.1, "reload": 0.5, "blocks": 2.0, "weights_kb": 0.3}
+    told = {"sum": 1.1, "blocks": 2.0, "weights_kb": 0.3}
     costs = Calibration(told, 5.0)
-    each = [costs.layer_us(x, x.macs / 1e4 + 1, x.parameters / 1e3) for x in network.layers()]
+    each = [costs.layer_us(x, x.macs / 1e4 + 1) for x in network.layers()]
     assert sum(each) == pytest.approx(total(network) @ [told.get(name, 0) for name in FEATURES])
 
 
@@ -52,8 +70,7 @@ def test_a_device_that_follows_the_features_is_learned(pool: list[Architecture],
     weights[[0, FEATURES.index("kernel7"), FEATURES.index("weights_kb")]] = 1.1, 0.4, 0.2
     truth = (sums @ weights + 12.0) * RNG.normal(1, 0.005, len(sums))
     taught, tested = slice(0, 60), slice(60, None)
-    coefficients, offset = fit(sums[taught], truth[taught])
-    errors = np.abs((sums @ coefficients + offset) / truth - 1)[tested]
+    errors = np.abs(predict(fit(sums[taught], truth[taught], [NO_LOADS] * 60), sums) / truth - 1)[tested]
     assert np.mean(errors) < 0.01
     assert np.mean(np.abs(sums[tested, 0] / truth[tested] - 1)) > 0.1, "the plain sum is far off"
 
@@ -62,25 +79,55 @@ def test_few_and_noisy_networks_change_little(sums: np.ndarray):
     """Noise alone teaches next to nothing: on other networks the fit is hardly worse than the plain sum."""
     for seed in range(20):
         noisy = sums[:6, 0] * np.random.default_rng(seed).normal(1, 0.03, 6)
-        coefficients, offset = fit(sums[:6], noisy)
-        errors = np.abs((sums[6:] @ coefficients + offset) / sums[6:, 0] - 1)
+        errors = np.abs(predict(fit(sums[:6], noisy, [NO_LOADS] * 6), sums[6:]) / sums[6:, 0] - 1)
         assert np.mean(errors) < 0.05
 
 
 def test_chosen_networks_tell_more_than_random_ones(pool: list[Architecture], sums: np.ndarray):
     weights = np.zeros(len(FEATURES))
-    weights[:] = [1.05, 0.3, 0.2, -0.2, 0.1, 0.3, 0.2, -0.1, 1.0, 0.05, 0.02]
+    weights[:] = [1.05, 0.2, -0.2, 0.1, 0.3, 0.2, -0.1, 1.0, 0.05, 0.02]
     truth = sums @ weights + 5.0
     chosen = [pool.index(network) for network in choose_networks(pool, 20)]
     assert len(set(chosen)) == 20
 
     def error(rows: list[int], seed: int) -> float:
         noisy = truth[rows] * np.random.default_rng(seed).normal(1, 0.01, len(rows))
-        coefficients, offset = fit(sums[rows], noisy)
-        return float(np.mean(np.abs((sums @ coefficients + offset) / truth - 1)))
+        fitted = fit(sums[rows], noisy, [NO_LOADS] * len(rows))
+        return float(np.mean(np.abs(predict(fitted, sums) / truth - 1)))
 
     random = [list(np.random.default_rng(seed).choice(len(pool), 20, replace=False)) for seed in range(20)]
     assert np.mean([error(chosen, seed) for seed in range(20)]) < np.mean([error(random[s], s) for s in range(20)])
+
+
+# Caches
+
+
+def test_what_fits_is_not_fetched_again():
+    """By hand: three layers, and caches of 100 kB."""
+    reload_us = np.array([10.0, 20.0, 30.0])
+
+    def spent(*resident_kb: float) -> float:
+        terms = cache_terms(reload_us, np.array(resident_kb), 100.0)
+        return float(refetch_us(terms.sum(axis=0)[None], 100.0)[0])
+
+    assert spent(10, 20, 30) == 0
+    assert spent(50, 50, 100) == pytest.approx(60 * (1 - 100 / 200))
+    # The third keeps 400 kB: three quarters of its reload time it pays alone already.
+    alone = 30 * (100 / 400) * (1 - 400 / 500)
+    assert spent(50, 50, 400) == pytest.approx(30 * (1 - 100 / 500) + alone)
+
+
+def test_the_size_of_the_caches_is_learned(sums: np.ndarray):
+    rng = np.random.default_rng(3)
+    asked = [Loads(rng.uniform(1, 40, 8), rng.uniform(10, 600, 8)) for _ in range(len(sums))]
+    extra = []
+    for load in asked:
+        terms = cache_terms(load.reload_us, load.resident_kb, 1448.0).sum(axis=0)
+        extra.append(0.8 * refetch_us(terms[None], 1448.0)[0])
+    truth = (sums[:, 0] * 0.2 + np.array(extra) + 8) * rng.normal(1, 0.005, len(sums))
+    fitted = fit(sums[:60], truth[:60], asked[:60])
+    assert 900 < fitted.cache_kb < 2300
+    assert 0.5 < fitted.refetch < 1.1
 
 
 # The certificate

@@ -18,7 +18,15 @@ def model(us: float, **changes: Any) -> dict[str, Any]:
     drift = [1 + 0.3 * (number % 4) / 3 for number in range(VISITS)]
     visits = {"visits_us": [us * d for d in drift], "around_us": [10.0 * d for d in drift]}
     return (
-        visits | {"cold_us": [3 * us * d for d in drift], "first_us": 9 * us, "load_us": 100.0, "repeats": 1} | changes
+        visits
+        | {
+            "cold_us": [3 * us * d for d in drift],
+            "first_us": 9 * us,
+            "load_us": 100.0,
+            "repeats": 1,
+            "resident_kb": 90,
+        }
+        | changes
     )
 
 
@@ -93,6 +101,9 @@ def test_a_time_that_no_clock_gives_is_refused(name: str, value: float) -> None:
         {"models": [model(10.0), model(1.0, around_us=[None] * VISITS)]},
         {"models": [model(10.0), model(1.0, cold_us="x")]},
         {"models": [model(10.0), 7]},
+        {"models": [model(10.0), model(1.0, resident_kb=-1)]},
+        {"models": [model(10.0), model(1.0, resident_kb=math.nan)]},
+        {"models": [model(10.0), model(1.0, resident_kb="much")]},
         {"reference_us": None},
         {"reference_us": ["x"]},
         {"failed": {"first": "died"}},

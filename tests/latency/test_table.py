@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import edgenas.files as files
 from edgenas.architecture import Dense, Layer
 from edgenas.errors import InputError
+from edgenas.latency.calibration import Calibration
 from edgenas.latency.certificate import Certificate, Network
 from edgenas.latency.table import Entry, LatencyTable, MissingLayersError, table_names
 from edgenas.space import MobileSpace
@@ -89,7 +90,21 @@ def test_missing_layers_are_named_with_the_command(table: LatencyTable) -> None:
 def test_the_command_names_another_activation(table: LatencyTable) -> None:
     other = MobileSpace("tiny", (28, 28, 1), 10, activation="hardswish")
     with pytest.raises(MissingLayersError, match="--activation hardswish"):
-        table.costs_us(other)
+        table.costs(other)
+
+
+def test_caches_count_alike_for_codes_and_networks(table: LatencyTable) -> None:
+    """Networks that keep more than the caches hold pay for it, the others do not."""
+    holding = dataclasses.replace(table, calibration=Calibration({"sum": 1.0}, 0.0, cache_kb=4000.0, refetch=0.7))
+    plain = dataclasses.replace(table, calibration=Calibration())
+    codes = SPACE.sample(np.random.default_rng(0), 500)
+    networks = SPACE.decode_codes(codes)
+    by_codes = holding.estimate_codes_ms(SPACE, codes)
+    np.testing.assert_allclose(by_codes, holding.estimate_ms(networks), rtol=1e-12)
+    paid = by_codes - plain.estimate_codes_ms(SPACE, codes)
+    kept = np.array([sum(table.entries[x].resident_kb or 0 for x in network.layers()) for network in networks])
+    assert (paid[kept <= 4000] == 0).all() and (paid[kept > 4400] > 0).all()
+    assert 50 < (kept <= 4000).sum() < 450
 
 
 def test_classes_between_measured_ones_are_interpolated(table: LatencyTable) -> None:
@@ -235,9 +250,9 @@ def resealed(content: dict[str, Any], path: Path) -> Path:
     [
         ({"schema": 1}, "has schema 1, expected 2"),
         ({"source": "guessed"}, "one of .*simulated.*, received 'guessed'"),
-        ({"entries": {"dense_n2@1x1x8": [0, 0, 1]}}, "positive, finite times only"),
-        ({"entries": {"dense_n2@1x1x8": [-1.0, 0, 1]}}, "positive, finite times only"),
-        ({"entries": {"dens_n2@1x1x8": [1.0, 0, 1]}}, "Unknown kind of block 'dens'"),
+        ({"entries": {"dense_n2@1x1x8": [0, 0, 1, 1]}}, "positive, finite times only"),
+        ({"entries": {"dense_n2@1x1x8": [-1.0, 0, 1, 1]}}, "positive, finite times only"),
+        ({"entries": {"dens_n2@1x1x8": [1.0, 0, 1, 1]}}, "Unknown kind of block 'dens'"),
         ({"entries": {"dense_n2@1x1x8": 1.0}}, "cannot be read"),
         ({"entries": ["dense_n2@1x1x8"]}, "cannot be read"),
         ({"entries": None}, "cannot be read"),

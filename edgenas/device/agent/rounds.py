@@ -49,8 +49,8 @@ def measure(
     for where their buffers land moves a model's time by a percent or two.
 
     Returns `models`, one a model: `visits_us`, what the first inference of each visit took, with the caches full of
-    other models (`cold_us`), and the mean of the reference's visits around each (`around_us`); `first_us`, `load_us`,
-    `repeats`. None for one that cannot be loaded or that kills its process, which is named in
+    other data (`cold_us`), and the mean of the reference's visits around each (`around_us`); `first_us`, `load_us`,
+    `repeats`, `resident_kb`. None for one that cannot be loaded or that kills its process, which is named in
     `failed` (index -> reason). `reference_us` holds the reference's visits; `visits`, `interrupted` and `drifted` count
     the visits tried, and those that were dropped because the process lost its core or the reference had moved.
     """
@@ -131,6 +131,7 @@ def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: lis
             "around_us": [around for _, _, around in rounds.kept[index]],
             "first_us": model.first_us,
             "load_us": model.load_us,
+            "resident_kb": model.resident_kb,
             "repeats": model.repeats,
         }
         for index, model in loaded.items()
