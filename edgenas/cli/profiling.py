@@ -9,6 +9,9 @@ from edgenas.cli.comparing import character_rows, diff, show_character, show_lay
 from edgenas.cli.importing import import_
 from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stdout
 
+# Of a table's provenance, what `profile --json` repeats.
+_COST = ("wall_s", "device_busy_s", "conversion_s", "start_s", "sending_s", "devices", "left_out", "adopted")
+
 
 @click.command()
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
@@ -59,7 +62,7 @@ def profile(
     result = {
         "table": name,
         "entries": len(table.entries),
-        **{key: table.provenance[key] for key in ("wall_s", "device_busy_s", "conversion_s", "devices", "left_out")},
+        **{key: table.provenance[key] for key in _COST},
         "certificate": table.certificate_summary(),
     }
     print_json(result) if as_json else _print_table_summary(name, table)
@@ -196,9 +199,9 @@ def _print_table_summary(name: str, table: Any) -> None:
     }
     if "wall_s" in table.provenance:
         pairs["took"] = (
-            f"{table.provenance['wall_s']} s: the device was busy for {table.provenance['device_busy_s']} s, "
-            f"conversion took {table.provenance['conversion_s']} s"
-        )
+            "{wall_s} s: the device was busy for {device_busy_s} s, conversion took {conversion_s} s, reaching the "
+            "device {start_s} s, sending {sending_s} s"
+        ).format(**table.provenance)
     if certificate is not None:
         pairs["certificate"] = _quality(certificate, "networks that took no part")
         if certificate["slow_kernels"]:
@@ -206,6 +209,10 @@ def _print_table_summary(name: str, table: Any) -> None:
             pairs["slow here"] = f"depthwise kernels of size {kernels}"
             pairs["without them"] = _quality(certificate["without_slow_kernels"], "of these networks")
         pairs["intervals"] = f"90% lie within a factor of {table.interval_factor(0.9):.3f} of the prediction"
+    if table.provenance.get("adopted"):
+        pairs["adopted"] = (
+            f"{table.provenance['adopted']} layers from {table.provenance['adopted_from']}, which still holds"
+        )
     if len(table.provenance.get("devices", [])) > 1:
         pairs["devices"] = f"{', '.join(table.provenance['devices'])} shared the work"
     for left_out, why in table.provenance.get("left_out", {}).items():

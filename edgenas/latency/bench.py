@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,8 +38,10 @@ class Bench:
         self._sent: set[str] = set()
         self._expected_us: float | None = None
         self._stack = contextlib.ExitStack()
+        self.start_s = self.sending_s = 0.0  # what reaching it and sending to it took
 
     def __enter__(self) -> Self:
+        start = time.monotonic()
         try:
             self._connection: Connection = self._stack.enter_context(connect(self.device))
             self.agent: Agent = self._stack.enter_context(self._connection.open_agent())
@@ -48,6 +51,7 @@ class Bench:
             self._stack.close()
             raise
         self._folder = f"{self._connection.folder}/bench"
+        self.start_s = time.monotonic() - start
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -91,6 +95,7 @@ class Bench:
         new = {path.name: path for path in paths if path.name not in self._sent}
         if not new:
             return
+        start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "models.zip"
             with zipfile.ZipFile(archive, "w") as content:
@@ -99,3 +104,4 @@ class Bench:
             self._connection.put(archive, f"{self._folder}.zip")
         self.agent.call("unpack", archive=f"{self._folder}.zip", folder=self._folder)
         self._sent |= set(new)
+        self.sending_s += time.monotonic() - start

@@ -126,14 +126,15 @@ class Certificate:
         """f such that measured lies between predicted / f and predicted x f with probability `coverage`.
 
         Split conformal prediction (Vovk et al., 2005) on networks of their own, with |log(measured / predicted)| as
-        the score: nothing is assumed of its distribution.
+        the score: nothing is assumed of its distribution. Measured is a single time, the later one: what a user will
+        measure is one too, with its own noise.
 
         Raises:
             InputError: too few networks for that coverage.
         """
         if not 0 < coverage <= 1:
             raise InputError(f"A coverage is a share above 0 and at most 1, received {coverage}.")
-        scores = np.sort([abs(math.log(network.truth_ms / network.predicted_ms)) for network in self.intervals])
+        scores = np.sort([abs(math.log(network.repeated_ms / network.predicted_ms)) for network in self.intervals])
         rank = math.ceil((len(scores) + 1) * coverage)
         if rank > len(scores):
             raise InputError(

@@ -17,6 +17,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture, Dense, Input, Layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError
+from edgenas.latency.adopting import Donor, find_donor
 from edgenas.latency.bench import Bench, Progress, no_progress
 from edgenas.latency.calibration import choose_networks, fit
 from edgenas.latency.certificate import Certificate, Network
@@ -144,6 +145,8 @@ def profile(
     stayed = [bench.device for bench in session.benches]
     table.provenance.update(
         wall_s=round(time.monotonic() - started, 1),
+        start_s=round(max(bench.start_s for bench in benches), 1),
+        sending_s=round(sum(bench.sending_s for bench in benches), 1),
         space=space.name,
         input="x".join(map(str, space.input_shape)),
         devices=[device.name for device in stayed],
@@ -200,6 +203,8 @@ class _Session:
         self._plan = plan
         self.benches = list(benches)
         self.left_out: dict[str, str] = {}
+        self.donor: Donor | None = None
+        self.adopted: dict[Layer, float] = {}  # ratio to the reference
         self._progress = progress
         self._shared = any(bench.shares_host for bench in benches)
         self._journal = _Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
@@ -217,17 +222,41 @@ class _Session:
         others: list[Job] = [(f"first {network}", network) for network in self._plan.networks[len(probes) :]]
         layers: list[Job] = [(str(layer), layer) for layer in self._plan.layers]
         again: list[Job] = [(f"again {network}", network) for network in self._plan.networks]
-        self._total = sum(map(len, (probes, others, layers, again)))
+        donor = find_donor(self._identity, self._plan.layers, self._journal.ratios)
+        asked: list[Job] = []
+        if donor is not None:
+            asked.append((f"donor {donor.name}", Architecture.parse(donor.table.reference[0])))
+            asked += [(str(layer), layer) for layer in donor.probes]
+        self._total = sum(map(len, (probes, others, asked, layers, again)))
         with ConversionPool(MODELS, self._precision) as pool, ThreadPoolExecutor(len(self.benches)) as hands:
             if len(self.benches) > 1:
                 self._probe(pool, hands, probes)
-            self._share(pool, hands, self._batches([*probes, *others]) + self._batches(layers) + self._batches(again))
+            self._share(pool, hands, self._batches([*probes, *others, *asked]))
+            if donor is not None:
+                self._adopt(donor)
+            self._share(pool, hands, self._batches(layers) + self._batches(again))
+            self._conversion_s = pool.busy_s
 
     def _batches(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """What is still to be measured, in batches."""
         todo = [job for job in jobs if job[0] not in self._journal.ratios]
         self._done += len(jobs) - len(todo)
         return [todo[start : start + BATCH] for start in range(0, len(todo), BATCH)]
+
+    def _adopt(self, donor: Donor) -> None:
+        """Take over what another table of this device knows, if a sample of it still holds."""
+        reference = self._journal.ratios[f"donor {donor.name}"]
+        empty = float(np.median([session["empty"] for session in self._journal.sessions]))
+        probes = {layer: self._journal.ratios[str(layer)].value - empty for layer in donor.probes}
+        if not donor.holds(reference, probes):
+            self._progress(f"{donor.name} does not hold any more: all is measured", 0, 1)
+            return
+        for layer, ratio in donor.ratios(reference).items():
+            if str(layer) not in self._journal.ratios:
+                entry = donor.table.entries[layer]
+                self.adopted[layer] = ratio
+                self._journal.ratios[str(layer)] = Ratio(ratio, entry.half_width or 0.0, ratio, entry.resident_kb)
+        self.donor = donor
 
     def _probe(self, pool: ConversionPool, hands: ThreadPoolExecutor, probes: list[Job]) -> None:
         """Have every device measure the same networks, and leave out those that differ from the first."""
@@ -296,12 +325,10 @@ class _Session:
         return pool.submit([subject for _, subject in jobs] + [EMPTY, self._plan.reference])
 
     def _wait_for(self, jobs: list[tuple[Path, Future[None] | None]]) -> list[Path]:
-        start = time.monotonic()
         for count, (_, future) in enumerate(jobs, start=1):
             if future is not None:
                 future.result()
                 self._progress("converting", count, len(jobs))
-        self._conversion_s += time.monotonic() - start
         return [path for path, _ in jobs]
 
     def _measure(self, bench: Bench, paths: list[Path]) -> Rounds:
@@ -341,6 +368,9 @@ class _Session:
         ratios = self._journal.ratios
         entries = {}
         for layer in self._plan.layers:
+            if layer in self.adopted:
+                entries[layer] = self._adopted_entry(layer, reference_us)
+                continue
             ratio = ratios[str(layer)]
             us = max(ratio.value * reference_us - empty_us, LEAST_US)
             cold_us = max(ratio.cold * reference_us - empty_cold_us, us)
@@ -360,6 +390,8 @@ class _Session:
                 "visits": sum(session["visits"] for session in sessions),
                 "interrupted": sum(session["interrupted"] for session in sessions),
                 "drifted": sum(session["drifted"] for session in sessions),
+                "adopted": len(self.adopted),
+                "adopted_from": self.donor.name if self.donor else None,
             },
         )
         calibrated = calibrated_on(raw, self._networks(self._plan.calibration, reference_us))
@@ -370,6 +402,14 @@ class _Session:
             )
         )
         return dataclasses.replace(calibrated, certificate=certificate)
+
+    def _adopted_entry(self, layer: Layer, reference_us: float) -> Entry:
+        """In this table's microseconds; the empty model's time was taken off when it was measured."""
+        assert self.donor is not None
+        theirs = self.donor.table.entries[layer]
+        us = self.adopted[layer] * reference_us
+        cold_us = None if theirs.cold_us is None else round(theirs.cold_us * us / theirs.us, 4)
+        return dataclasses.replace(theirs, us=round(us, 4), cold_us=cold_us)
 
     def _networks(self, networks: Sequence[Architecture], reference_us: float) -> tuple[Network, ...]:
         """Networks as measured, without a prediction yet."""

@@ -60,6 +60,9 @@ class ConversionPool:
         self._folder = folder
         self._precision = precision
         self._version = converter_version()
+        self._lock = threading.Lock()
+        self._outstanding = 0
+        self._busy_s = self._since_s = 0.0
         # Spawned, not forked: TensorFlow does not survive a fork.
         self._pool = ProcessPoolExecutor(
             max_workers=workers or min(os.cpu_count() or 1, 8),
@@ -89,5 +92,25 @@ class ConversionPool:
             if path.exists():
                 jobs.append((path, None))
             else:
-                jobs.append((path, self._pool.submit(_convert_to, path, subject, self._precision)))
+                jobs.append((path, self._count(self._pool.submit(_convert_to, path, subject, self._precision))))
         return jobs
+
+    @property
+    def busy_s(self) -> float:
+        """Wall time during which something was being converted."""
+        with self._lock:
+            return self._busy_s + (time.monotonic() - self._since_s if self._outstanding else 0.0)
+
+    def _count(self, future: "Future[None]") -> "Future[None]":
+        with self._lock:
+            if self._outstanding == 0:
+                self._since_s = time.monotonic()
+            self._outstanding += 1
+        future.add_done_callback(self._finished)
+        return future
+
+    def _finished(self, future: "Future[None]") -> None:
+        with self._lock:
+            self._outstanding -= 1
+            if self._outstanding == 0:
+                self._busy_s += time.monotonic() - self._since_s

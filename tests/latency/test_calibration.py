@@ -187,7 +187,7 @@ def quiet_looking(simulate: Callable[[MobileSpace], LatencyTable]) -> LatencyTab
 
 
 def test_too_few_networks_for_a_coverage():
-    certificate = Certificate((), tuple(network(1.0, 1.0) for _ in range(4)))
+    certificate = Certificate((), tuple(Network("dense_n2", 1.0, 1.0, 1.0) for _ in range(4)))
     assert certificate.factor(0.8) == pytest.approx(1.0)
     with pytest.raises(InputError, match="4 networks back a coverage of up to 80%"):
         certificate.factor(0.9)

@@ -1,6 +1,7 @@
 """Profiling real devices while things go wrong: no wrong number enters a table."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from edgenas.device import Device, Runtime
 from edgenas.errors import DeviceError
-from edgenas.latency import rounds
+from edgenas.latency import adopting, rounds
 from edgenas.latency.profiler import Plan, plan_profile, profile, table_name
 from edgenas.latency.table import LatencyTable
 from tests.board import Board
@@ -154,6 +155,32 @@ def test_a_device_with_256_mb(project: Path, small_plan: Plan, quiet: LatencyTab
                 psutil.Process(int(line)).kill()
                 psutil.Process(int(line)).wait(5)
         group.rmdir()
+
+
+def test_what_another_table_knows_is_not_measured_again(
+    project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(adopting, "LEAST_LAYERS", 10)
+    monkeypatch.setattr(adopting, "PROBES", 5)
+    first = profile(local(project), SPACE, "int8", plan=small_plan)
+    name = table_name(local(project), SPACE, "int8", 1)
+    (project / "latency_tables" / f"{name}.json").rename(project / "latency_tables" / "earlier.json")
+    other = dataclasses.replace(small_plan, reference=small_plan.networks[3])
+    table = profile(local(project), SPACE, "int8", plan=other)
+    assert table.provenance["adopted_from"] == "earlier"
+    assert table.provenance["adopted"] == len(small_plan.layers) - 5
+    assert table.reference[0] == str(other.reference)
+    for layer, entry in table.entries.items():
+        if first.entries[layer].us > 0.02 * first.reference[1]:
+            assert abs(entry.us / first.entries[layer].us - 1) < WRONG
+    right(dataclasses.replace(table, reference=(first.reference[0], first.reference[1])), quiet)
+
+    # The same table, but as if the device had been another one: its probes give it away.
+    moved = {x: dataclasses.replace(entry, us=entry.us * 1.3) for x, entry in first.entries.items()}
+    dataclasses.replace(first, entries=moved).save(project / "latency_tables" / "earlier.json")
+    (project / "latency_tables" / f"{name}.json").unlink()
+    table = profile(local(project), SPACE, "int8", plan=other)
+    assert (table.provenance["adopted"], table.provenance["adopted_from"]) == (0, None)
 
 
 # Several devices
