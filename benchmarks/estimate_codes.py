@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edgenas.latency.calibration import Calibration
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.latency.table.calibration import Calibration
 from edgenas.space import MobileSpace
 
 OUT = Path("benchmarks/results/estimate_codes.json")

@@ -26,11 +26,11 @@ import edgenas.files as files
 from benchmarks import estimate_codes
 from edgenas.architecture import Architecture
 from edgenas.device import Device, Runtime, setup
-from edgenas.latency.calibration import FEATURES, Calibration, Loads, fit
-from edgenas.latency.certificate import Network, Quality, quality
-from edgenas.latency.checking import bench_of, convert, measure_again
-from edgenas.latency.profiler import profile, table_name
+from edgenas.latency.profiling.checking import bench_of, convert, measure_again
+from edgenas.latency.profiling.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.calibration import FEATURES, Calibration, Loads, fit
+from edgenas.latency.table.certificate import Network, Quality, quality
 from edgenas.ledger import Ledger
 from edgenas.space import MobileSpace
 from tests.board import Board

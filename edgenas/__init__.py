@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from edgenas.device import Device
     from edgenas.errors import EdgeNASError
     from edgenas.evaluation.recipe import Fidelity, Recipe
-    from edgenas.latency.measuring import measure_file
-    from edgenas.latency.profiler import profile
+    from edgenas.latency.profiling.measuring import measure_file
+    from edgenas.latency.profiling.profiler import profile
     from edgenas.latency.table import LatencyTable
     from edgenas.space import MobileSpace
     from edgenas.strategy import Final, Front, Limits, Point, Settings, search
@@ -35,8 +35,8 @@ _HOMES = {
     "Recipe": "edgenas.evaluation.recipe",
     "Settings": "edgenas.strategy",
     "deployed": "edgenas.deploy",
-    "measure_file": "edgenas.latency.measuring",
-    "profile": "edgenas.latency.profiler",
+    "measure_file": "edgenas.latency.profiling.measuring",
+    "profile": "edgenas.latency.profiling.profiler",
     "rollback": "edgenas.deploy",
     "search": "edgenas.strategy",
     "ship": "edgenas.deploy",

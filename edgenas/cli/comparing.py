@@ -10,8 +10,8 @@ import click
 from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, stdout
 
 if TYPE_CHECKING:
-    from edgenas.latency.character import Effect
-    from edgenas.latency.comparing import Contrast, Difference
+    from edgenas.latency.comparing.character import Effect
+    from edgenas.latency.comparing.comparing import Contrast, Difference
     from edgenas.latency.table import LatencyTable
 
 
@@ -30,8 +30,8 @@ def diff(first: str, second: str, picture: Path | None, no_picture: bool, as_jso
     \b
     Example: edgenas table diff pi-tiny-28x28x1-int8-t1 pi-tiny-28x28x1-float32-t1
     """
-    from edgenas.latency.comparing import compare
-    from edgenas.latency.findings import sentences
+    from edgenas.latency.comparing.comparing import compare
+    from edgenas.latency.comparing.findings import sentences
     from edgenas.latency.table import LatencyTable
 
     found = compare(LatencyTable.load(first), LatencyTable.load(second))
@@ -57,8 +57,8 @@ def _stem(name: str) -> str:
 
 def show_character(table: "LatencyTable", picture: Path | None) -> None:
     """Print how each choice changes a block's cost on a table's device, and draw it where a path is given."""
-    from edgenas.latency.character import character
-    from edgenas.latency.findings import times
+    from edgenas.latency.comparing.character import character
+    from edgenas.latency.comparing.findings import times
 
     found = character(table)
     if not found.effects:
@@ -82,7 +82,7 @@ def show_character(table: "LatencyTable", picture: Path | None) -> None:
 
 def character_rows(table: "LatencyTable") -> list[dict[str, Any]]:
     """The same for --json."""
-    from edgenas.latency.character import character
+    from edgenas.latency.comparing.character import character
 
     return [dataclasses.asdict(effect) for effect in character(table).effects]
 
@@ -95,7 +95,7 @@ def show_layer(table: "LatencyTable", text: str, as_json: bool = False) -> None:
     """
     from edgenas.device import Device
     from edgenas.errors import InputError
-    from edgenas.latency.explaining import describe_layer, explain_layer, find_layer
+    from edgenas.latency.profiling.explaining import describe_layer, explain_layer, find_layer
 
     layer = find_layer(table, text)
     try:
@@ -130,7 +130,7 @@ def _print_layer(found: dict[str, Any]) -> None:
 
 
 def _print_difference(found: "Difference", said: tuple[str, ...]) -> None:
-    from edgenas.latency.findings import times
+    from edgenas.latency.comparing.findings import times
 
     naming, shift = found.naming, found.shift
     only = f", {len(found.only_first)} only in the first table, {len(found.only_second)} only in the second"
@@ -162,7 +162,7 @@ def _print_difference(found: "Difference", said: tuple[str, ...]) -> None:
 
 
 def _print_contrasts(found: "Difference") -> None:
-    from edgenas.latency.findings import times
+    from edgenas.latency.comparing.findings import times
 
     def row(contrast: "Contrast") -> tuple[Any, ...]:
         first, second = contrast.first, contrast.second

@@ -34,7 +34,7 @@ def import_(
     Example: edgenas table import 160_lookup_table.yaml --device note10 --precision float32
     """
     from edgenas.errors import InputError
-    from edgenas.latency import imports
+    from edgenas.latency.table import imports
 
     imported = imports.read_table(file, imports.stated_identity(device, precision, threads, runtime))
     name = imports.check_new(file.stem if name is None else name)

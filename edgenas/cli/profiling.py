@@ -43,7 +43,7 @@ def profile(
              edgenas profile pi-a pi-b pi-c --space standard --input 160x160x3
     """
     from edgenas.device import Device
-    from edgenas.latency import profiler
+    from edgenas.latency.profiling import profiler
     from edgenas.space import MobileSpace
 
     targets = [Device.load(device) for device in dict.fromkeys(devices)]
@@ -162,7 +162,7 @@ def check(name: str, as_json: bool) -> None:
     import edgenas.files as files
     from edgenas.device import Device
     from edgenas.errors import CheckFailedError
-    from edgenas.latency.checking import check_table
+    from edgenas.latency.profiling.checking import check_table
     from edgenas.latency.table import LatencyTable
 
     found = LatencyTable.load(name)
@@ -250,7 +250,7 @@ def measure(model: Path, device: str, runs: int, threads: int, every_ms: float |
     Example: edgenas measure model.tflite pi
     """
     from edgenas.device import Device
-    from edgenas.latency.measuring import measure_file
+    from edgenas.latency.profiling.measuring import measure_file
 
     with progress_bars() as progress:
         result = measure_file(

@@ -177,7 +177,7 @@ def _open(study: str) -> tuple[Any, Any]:
 
 
 def _backing(settings: Any) -> Any:
-    from edgenas.latency.finding import backing
+    from edgenas.latency.table.finding import backing
 
     return backing(settings.table, settings.limits.max_latency_ms)
 

@@ -11,7 +11,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
-from edgenas.latency.rounds import measure_rounds
+from edgenas.latency.profiling.rounds import measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
 from edgenas.model import Precision, convert_network
 

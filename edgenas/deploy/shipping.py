@@ -18,9 +18,9 @@ from edgenas.deploy.releases import releases_on
 from edgenas.device import Agent, Connection, Device, connect
 from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
 from edgenas.files import check_name, sha256
-from edgenas.latency.bench import Progress, no_progress
-from edgenas.latency.finding import mismatch
+from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.finding import mismatch
 
 LEAST_AGREEMENT = 0.98  # share of the samples on which the device must name the class that the host names
 # What goes live. The samples travel only for the check and are removed: they may be private.

@@ -21,7 +21,7 @@ from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample,
 from edgenas.evaluation.recipe import Recipe
 from edgenas.evaluation.training import Indices, measure, predict, prepare_tensorflow, train
 from edgenas.latency import memory
-from edgenas.latency.bench import Progress, no_progress
+from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable
 from edgenas.ledger import Ledger
 from edgenas.model import Precision, convert, converter_version, run_tflite

@@ -12,10 +12,10 @@ import numpy as np
 
 from edgenas.architecture import Layer
 from edgenas.architecture.blocks import MBConv
-from edgenas.latency.character import Effect, character, pairs, resolved_us
-from edgenas.latency.comparing import Contrast, Difference, Group
-from edgenas.latency.findings import times
-from edgenas.latency.naming import label
+from edgenas.latency.comparing.character import Effect, character, pairs, resolved_us
+from edgenas.latency.comparing.comparing import Contrast, Difference, Group
+from edgenas.latency.comparing.findings import times
+from edgenas.latency.comparing.naming import label
 from edgenas.latency.table import LatencyTable
 
 _BLUE, _ORANGE, _RED, _GREEN, _GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#8a959e"

@@ -7,8 +7,8 @@ import edgenas.files as files
 from edgenas.device import Device
 from edgenas.evaluation.data import DEFAULT_CACHE, Dataset, Splits, load_dataset, split
 from edgenas.evaluation.evaluator import TrainEvaluator
-from edgenas.latency.finding import find_table
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.finding import find_table
 from edgenas.space import MobileSpace
 from edgenas.strategy.front import Front
 from edgenas.strategy.objectives import FreeObjectives

@@ -6,9 +6,9 @@ import edgenas.files as files
 from edgenas.deploy import Bundle, FinalTraining, Shipped, ship, train_bundle
 from edgenas.device import Device
 from edgenas.errors import InputError
-from edgenas.latency.bench import Progress, no_progress
-from edgenas.latency.finding import mismatch
+from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable, table_names
+from edgenas.latency.table.finding import mismatch
 from edgenas.strategy import reopen
 
 

@@ -12,10 +12,10 @@ from edgenas.device import Device
 from edgenas.errors import EdgeNASError, InputError
 from edgenas.evaluation.data import fetch_fashion_mnist, find_fashion_mnist
 from edgenas.evaluation.recipe import Fidelity, Recipe
-from edgenas.latency.bench import Progress
-from edgenas.latency.finding import find_table
-from edgenas.latency.profiler import profile
+from edgenas.latency.profiling.bench import Progress
+from edgenas.latency.profiling.profiler import profile
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.finding import find_table
 from edgenas.report import draw_front
 from edgenas.space import MobileSpace
 from edgenas.strategy import Final, Front, Limits, Point, Prepared, Settings, TrialReport, load_settings, prepare, run

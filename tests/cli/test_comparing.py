@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import edgenas.latency.explaining as explaining
+import edgenas.latency.profiling.explaining as explaining
 from edgenas.architecture import Layer
 from edgenas.cli.comparing import character_rows, diff, show_character, show_layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError, InputError
-from edgenas.latency.calibration import Calibration
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.latency.table.calibration import Calibration
 from edgenas.space import MobileSpace
 
 FAST = Identity(

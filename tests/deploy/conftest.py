@@ -15,9 +15,9 @@ from edgenas.deploy.manifest import Network
 from edgenas.device import Device, Runtime, connect
 from edgenas.evaluation.data import Dataset, load_dataset, split
 from edgenas.evaluation.recipe import Recipe
-from edgenas.latency.certificate import Certificate
-from edgenas.latency.certificate import Network as Certified
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.latency.table.certificate import Certificate
+from edgenas.latency.table.certificate import Network as Certified
 from edgenas.ledger import Ledger
 from edgenas.model import build_model, convert, converter_version, run_tflite
 from tests.board import Board

@@ -10,10 +10,10 @@ import pytest
 
 from edgenas.architecture import Architecture
 from edgenas.device import Device
-from edgenas.latency.calibration import Calibration
-from edgenas.latency.certificate import Certificate, Network
-from edgenas.latency.profiler import EMPTY, Plan, profile
+from edgenas.latency.profiling.profiler import EMPTY, Plan, profile
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.latency.table.calibration import Calibration
+from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.model import MODELS, ConversionPool
 from edgenas.space import MobileSpace
 from tests.board import Board

@@ -8,7 +8,8 @@ import pytest
 
 from edgenas.architecture import Architecture
 from edgenas.errors import InputError
-from edgenas.latency.calibration import (
+from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.calibration import (
     FEATURES,
     Calibration,
     Loads,
@@ -18,8 +19,7 @@ from edgenas.latency.calibration import (
     fit,
     refetch_us,
 )
-from edgenas.latency.certificate import Certificate, Network, quality
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.certificate import Certificate, Network, quality
 from edgenas.space import MobileSpace
 from tests.latency.conftest import SPACE
 

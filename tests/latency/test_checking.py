@@ -9,7 +9,7 @@ import pytest
 
 from edgenas.device import Device, Runtime
 from edgenas.errors import InputError
-from edgenas.latency.checking import check_table
+from edgenas.latency.profiling.checking import check_table
 from edgenas.latency.table import LatencyTable
 from tests.latency.conftest import WITHOUT_XNNPACK
 

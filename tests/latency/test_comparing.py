@@ -15,10 +15,10 @@ from PIL import Image
 from edgenas.architecture import Layer
 from edgenas.architecture.blocks import Activation, MBConv
 from edgenas.errors import InputError
-from edgenas.latency.character import character
-from edgenas.latency.comparing import Difference, compare
-from edgenas.latency.findings import sentences, times
-from edgenas.latency.naming import label, name_tables
+from edgenas.latency.comparing.character import character
+from edgenas.latency.comparing.comparing import Difference, compare
+from edgenas.latency.comparing.findings import sentences, times
+from edgenas.latency.comparing.naming import label, name_tables
 from edgenas.latency.table import Entry, LatencyTable
 from edgenas.report.tables import draw_character, draw_difference
 from edgenas.space import MobileSpace

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import pytest
 
-import edgenas.latency.explaining as explaining
+import edgenas.latency.profiling.explaining as explaining
 from edgenas.architecture import Layer
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, InputError
-from edgenas.latency.explaining import describe_layer, explain_layer, find_layer
+from edgenas.latency.profiling.explaining import describe_layer, explain_layer, find_layer
 from edgenas.latency.table import Entry, LatencyTable
 from edgenas.space import MobileSpace
 

@@ -7,9 +7,8 @@ import pytest
 
 from edgenas.architecture import Layer
 from edgenas.errors import InputError
-from edgenas.latency import imports
-from edgenas.latency.imports import Imported, read_table, stated_identity
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table import LatencyTable, imports
+from edgenas.latency.table.imports import Imported, read_table, stated_identity
 
 IDENTITY = stated_identity("note10", "float32", 1, "tflite-runtime")
 RATIO = "expanded_conv-input:112x112x16-output:56x56x24-expand:6-kernel:3-stride:2-idskip:0"

@@ -10,9 +10,9 @@ import pytest
 
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError
-from edgenas.latency import measuring
-from edgenas.latency.measuring import measure_file
-from edgenas.latency.profiler import Plan
+from edgenas.latency.profiling import measuring
+from edgenas.latency.profiling.measuring import measure_file
+from edgenas.latency.profiling.profiler import Plan
 from edgenas.model import MODELS, ConversionPool
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ import pytest
 
 from edgenas.device import Device, Runtime
 from edgenas.errors import DeviceError
-from edgenas.latency import adopting, rounds
-from edgenas.latency.profiler import Plan, plan_profile, profile, table_name
+from edgenas.latency.profiling import adopting, rounds
+from edgenas.latency.profiling.profiler import Plan, plan_profile, profile, table_name
 from edgenas.latency.table import LatencyTable
 from tests.board import Board
 from tests.latency.conftest import SPACE, WITHOUT_XNNPACK
@@ -200,7 +200,7 @@ def test_siblings_share_the_work(project: Path, small_plan: Plan, quiet: Latency
 def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
     project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edgenas.latency.profiler.BATCH", 8)
+    monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
     boards = [make_board(), make_board()]
 
     def cut(what: str, done: int, total: int) -> None:

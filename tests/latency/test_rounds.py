@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgenas.errors import DeviceError
-from edgenas.latency.rounds import half_width, read_pass
+from edgenas.latency.profiling.rounds import half_width, read_pass
 
 VISITS = 16
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import edgenas.files as files
 from edgenas.architecture import Dense, Layer
 from edgenas.errors import InputError
-from edgenas.latency.calibration import Calibration
-from edgenas.latency.certificate import Certificate, Network
 from edgenas.latency.table import Entry, LatencyTable, MissingLayersError, table_names
+from edgenas.latency.table.calibration import Calibration
+from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.space import MobileSpace
 
 Simulate = Callable[[MobileSpace], LatencyTable]

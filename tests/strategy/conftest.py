@@ -8,8 +8,8 @@ import pytest
 
 from edgenas.evaluation.evaluator import Evaluated
 from edgenas.evaluation.recipe import Candidate
-from edgenas.latency.certificate import Certificate, Network
 from edgenas.latency.table import Entry, LatencyTable
+from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.space import MobileSpace
 from edgenas.strategy import Limits, Settings, Study
 from edgenas.strategy.objectives import FreeObjectives

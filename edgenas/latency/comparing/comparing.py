@@ -13,10 +13,10 @@ import numpy as np
 from edgenas.architecture import Layer
 from edgenas.architecture.blocks import MBConv
 from edgenas.errors import InputError
-from edgenas.latency.certificate import spearman
-from edgenas.latency.character import CHOICES, EVEN, Effect, Spread, effects, pairs, resolved_us
-from edgenas.latency.naming import Naming, activations, name_tables
+from edgenas.latency.comparing.character import CHOICES, EVEN, Effect, Spread, effects, pairs, resolved_us
+from edgenas.latency.comparing.naming import Naming, activations, name_tables
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.certificate import spearman
 
 # A ratio that changes by this factor between the tables is worth a sentence.
 FACTOR = 2.0

@@ -7,9 +7,9 @@ numbers alone: nothing here knows of a kernel, a precision or a runtime.
 import math
 from collections.abc import Iterator
 
-from edgenas.latency.character import LEAST_CASES
-from edgenas.latency.comparing import FACTOR, Contrast, Difference, Group, Shift
-from edgenas.latency.naming import Naming
+from edgenas.latency.comparing.character import LEAST_CASES
+from edgenas.latency.comparing.comparing import FACTOR, Contrast, Difference, Group, Shift
+from edgenas.latency.comparing.naming import Naming
 
 # Below this rank correlation the order of the costs is another one.
 SAME_ORDER = 0.9

@@ -19,8 +19,8 @@ import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
 from edgenas.architecture.blocks import Dense, MBConv
 from edgenas.errors import EdgeNASError, InputError, near
-from edgenas.latency.calibration import Calibration, Loads, cache_terms, features
-from edgenas.latency.certificate import Certificate, Quality, quality
+from edgenas.latency.table.calibration import Calibration, Loads, cache_terms, features
+from edgenas.latency.table.certificate import Certificate, Quality, quality
 from edgenas.space import Codes, MobileSpace
 
 Values = npt.NDArray[np.float64]

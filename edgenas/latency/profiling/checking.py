@@ -10,10 +10,10 @@ import numpy as np
 from edgenas.architecture import Architecture, Layer
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.bench import Bench, Progress, no_progress
-from edgenas.latency.profiler import identify
-from edgenas.latency.rounds import Ratio
-from edgenas.latency.siblings import differences
+from edgenas.latency.profiling.bench import Bench, Progress, no_progress
+from edgenas.latency.profiling.profiler import identify
+from edgenas.latency.profiling.rounds import Ratio
+from edgenas.latency.profiling.siblings import differences
 from edgenas.latency.table import LatencyTable
 from edgenas.model import MODELS, ConversionPool
 

@@ -17,13 +17,13 @@ import edgenas.files as files
 from edgenas.architecture import Architecture, Dense, Input, Layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError
-from edgenas.latency.adopting import Donor, find_donor
-from edgenas.latency.bench import Bench, Progress, no_progress
-from edgenas.latency.calibration import choose_networks, fit
-from edgenas.latency.certificate import Certificate, Network
-from edgenas.latency.rounds import Ratio, Rounds
-from edgenas.latency.siblings import mean_of, stranger, stranger_by_times
+from edgenas.latency.profiling.adopting import Donor, find_donor
+from edgenas.latency.profiling.bench import Bench, Progress, no_progress
+from edgenas.latency.profiling.rounds import Ratio, Rounds
+from edgenas.latency.profiling.siblings import mean_of, stranger, stranger_by_times
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.latency.table.calibration import choose_networks, fit
+from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.ledger import Ledger
 from edgenas.model import MODELS, ConversionPool, Precision, converter_version
 from edgenas.space import MobileSpace

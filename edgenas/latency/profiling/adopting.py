@@ -7,7 +7,7 @@ import numpy as np
 
 from edgenas.architecture import Layer
 from edgenas.errors import EdgeNASError
-from edgenas.latency.rounds import Ratio
+from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.table import Identity, LatencyTable, table_names
 
 # So many of the layers that a table could give are measured all the same; if these moved by more in the middle, or nine

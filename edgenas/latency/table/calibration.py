@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.architecture import Architecture, Conv, Head, Layer, MBConv
-from edgenas.latency.certificate import Network
+from edgenas.latency.table.certificate import Network
 
 Values = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from edgenas.device import Agent, Connection, Device, connect, shares_host
 from edgenas.errors import DeviceError
-from edgenas.latency.rounds import Rounds, measure_rounds
+from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 
 Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
 

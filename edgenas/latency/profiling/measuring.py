@@ -11,7 +11,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect
 from edgenas.errors import DeviceError, InputError
-from edgenas.latency.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES
+from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES
 from edgenas.model import MODELS, ConversionPool
 
 # What runs beside the model and tells whether the device keeps still: a small network of every kind of block.

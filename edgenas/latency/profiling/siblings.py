@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgenas.latency.rounds import Ratio, Rounds, half_width
+from edgenas.latency.profiling.rounds import Ratio, Rounds, half_width
 from edgenas.latency.table import Identity
 
 # Networks may take this share more or less time, relative to the reference model, than on a sibling: in the middle, and

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from edgenas.device import Device
 from edgenas.errors import EdgeNASError, InputError
-from edgenas.latency.certificate import Quality
 from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
+from edgenas.latency.table.certificate import Quality
 from edgenas.space import MobileSpace
 
 

@@ -1,0 +1,1 @@
+"""Two tables side by side, and what one says of its device."""

@@ -1,0 +1,1 @@
+"""Measuring on devices: rounds beside a reference, profiles, checks, single models."""

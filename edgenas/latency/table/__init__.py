@@ -1,0 +1,5 @@
+"""Latency tables: what layers cost, how their costs add up, how far to trust the sum, and which table fits."""
+
+from edgenas.latency.table.table import SUFFIX, Entry, Identity, LatencyTable, MissingLayersError, Source, table_names
+
+__all__ = ["SUFFIX", "Entry", "Identity", "LatencyTable", "MissingLayersError", "Source", "table_names"]
