@@ -1,7 +1,8 @@
 """edgenas table diff, and what `edgenas table show` says of a device's character and of one layer."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,22 +33,38 @@ def diff(first: str, second: str, picture: Path | None, no_picture: bool, as_jso
     """
     from edgenas.latency.comparing.comparing import compare
     from edgenas.latency.comparing.findings import sentences
+    from edgenas.latency.comparing.related import related_sentences
     from edgenas.latency.table import LatencyTable
 
-    found = compare(LatencyTable.load(first), LatencyTable.load(second))
+    tables = LatencyTable.load(first), LatencyTable.load(second)
+    found = compare(*tables)
     drawn = None if no_picture else picture or Path(f"{_stem(first)}-against-{_stem(second)}.png")
     if drawn is not None:
         from edgenas.report.tables import draw_difference
 
         draw_difference(found, drawn)
     said = sentences(found)
+    more = related_sentences(*tables, _readable_tables())
     if as_json:
-        print_json({"first": first, "second": second, **_plain(found), "findings": said,
+        print_json({"first": first, "second": second, **_plain(found), "findings": said, "related": more,
                     "picture": None if drawn is None else str(drawn)})  # fmt: skip
         return
     _print_difference(found, said)
+    if more:
+        stdout.print("\nWhat other tables of these devices add", style="bold")
+        for sentence in more:
+            stdout.print(f"  - {sentence}", markup=False)
     if drawn is not None:
         stdout.print(f"\nThe picture: {drawn}", markup=False)
+
+
+def _readable_tables() -> "Iterator[LatencyTable]":
+    from edgenas.errors import EdgeNASError
+    from edgenas.latency.table import LatencyTable, table_names
+
+    for name in table_names():
+        with contextlib.suppress(EdgeNASError):
+            yield LatencyTable.load(name)
 
 
 def _stem(name: str) -> str:

@@ -19,6 +19,7 @@ from edgenas.latency.comparing.character import character
 from edgenas.latency.comparing.comparing import Difference, compare
 from edgenas.latency.comparing.findings import sentences, times
 from edgenas.latency.comparing.naming import label, name_tables
+from edgenas.latency.comparing.related import related_sentences
 from edgenas.latency.table import Entry, LatencyTable
 from edgenas.report.tables import draw_character, draw_difference
 from edgenas.space import MobileSpace
@@ -330,3 +331,23 @@ def test_pictures_of_tables_that_hold_little(tmp_path: Path) -> None:
     draw_character(table, tmp_path / "character.png")
     draw_difference(compare(table, simulated(layers=few[:1])), tmp_path / "difference.png")
     drawn(tmp_path / "difference.png", 500)
+
+
+# What other tables add
+
+
+def test_related_tables_tell_which_precision_is_quicker_on_each_runtime() -> None:
+    """Two runtimes are compared; tables of the other precision and of another activation are there too."""
+    made = {
+        f"{runtime} {precision}": simulated(
+            lambda layer, scale=scale: scale * plain(layer), runtime=runtime, runtime_version="1", precision=precision
+        )
+        for runtime, precision, scale in (
+            ("quick", "float32", 1.0), ("quick", "int8", 0.5), ("slow", "float32", 1.0), ("slow", "int8", 20.0)
+        )
+    }  # fmt: skip
+    said = related_sentences(made["quick int8"], made["slow int8"], made.values())
+    assert len(said) == 2
+    assert said[0].startswith("int8 is slower than float32 (") and "slow 1" in said[0] and "20.0x" in said[0]
+    assert said[1].startswith("float32 is slower than int8 (") and "quick 1" in said[1] and "2.00x" in said[1]
+    assert related_sentences(made["quick int8"], made["slow int8"], [made["quick int8"], made["slow int8"]]) == ()

@@ -29,7 +29,7 @@ def sentences(found: Difference) -> tuple[str, ...]:
             size = abs(math.log(group.shift.ratio.median / found.shift.ratio.median))
             said.append((_weight(found, size, group.shift.ratio.cases), _group(found, group)))
     said.sort(key=lambda each: (-round(each[0], 6), each[1]))
-    return (*_overall(found), *(sentence for _, sentence in said), *_order(found))
+    return (*overall(found), *(sentence for _, sentence in said), *_order(found))
 
 
 def _weight(found: Difference, size: float, cases: int) -> float:
@@ -58,7 +58,8 @@ def _by(shift: Shift, direction: int) -> str:
     )
 
 
-def _overall(found: Difference) -> Iterator[str]:
+def overall(found: Difference) -> Iterator[str]:
+    """Which is slower as a whole, if either is."""
     shift, naming = found.shift, found.naming
     shared = f" ({naming.shared})" if naming.shared else ""
     if shift.ratio.direction:
