@@ -31,7 +31,7 @@ from edgenas.space import MobileSpace
 # Classifiers are measured for these numbers of classes; between them their cost is linear.
 CLASSES = (2, 10, 100, 1000)
 # Whole networks: to fit the calibration, to give intervals their width, to test both.
-CALIBRATION_NETWORKS, INTERVAL_NETWORKS, CERTIFICATE_NETWORKS = 60, 50, 40
+NETWORKS = (60, 50, 40)
 BATCH = 100
 EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.
@@ -63,25 +63,33 @@ class Plan:
         return self.calibration + self.intervals + self.certificate
 
 
-def plan_profile(space: MobileSpace, seed: int = 0, classes: Sequence[int] = CLASSES) -> Plan:
+def plan_profile(
+    space: MobileSpace, seed: int = 0, classes: Sequence[int] = CLASSES, networks: tuple[int, int, int] = NETWORKS
+) -> Plan:
     """Layers and networks to measure for a space.
 
     The calibration's networks are chosen to tell most, the others drawn at random.
+
+    Args:
+        space: whose layers.
+        seed: of the networks that are drawn.
+        classes: numbers of classes that the classifier is measured for.
+        networks: how many, for calibration, intervals and certificate.
     """
     layers = list(space.layers())
     for count in sorted({*classes, space.classes}):
         layers += [layer for layer in space.with_classes(count).layers() if isinstance(layer.block, Dense)]
     rng = np.random.default_rng(seed)
-    calibration = choose_networks(space.decode_codes(space.sample(rng, 500)), CALIBRATION_NETWORKS)
+    calibration = choose_networks(space.decode_codes(space.sample(rng, 500)), networks[0])
     reference = space.decode({name: options[len(options) // 2] for name, options in space.choices.items()})
-    count = INTERVAL_NETWORKS + CERTIFICATE_NETWORKS
+    count = networks[1] + networks[2]
     drawn = dict.fromkeys(space.decode_codes(space.sample(rng, 2 * count)))
     others = [network for network in drawn if network not in calibration][:count]
     return Plan(
         tuple(dict.fromkeys(layers)),
         calibration,
-        tuple(others[:INTERVAL_NETWORKS]),
-        tuple(others[INTERVAL_NETWORKS:]),
+        tuple(others[: networks[1]]),
+        tuple(others[networks[1] :]),
         reference,
     )
 
