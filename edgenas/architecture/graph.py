@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,7 +63,7 @@ class Layer:
         """The operators that run."""
         return _operators(self)
 
-    @property
+    @cached_property
     def output_shape(self) -> Shape:
         """[height, width, channels] of the output."""
         return self.operators[-1].shape
@@ -79,12 +80,29 @@ class Layer:
 
     def live_elements(self) -> int:
         """Numbers in activations that are live at the worst moment while this layer runs alone."""
+        return most_live(self.lifetimes())
+
+    def lifetimes(self, deployed: "Deployed | None" = None) -> "list[Lifetime]":
+        """When each tensor is live while this layer runs alone: its inputs, then what each operator writes.
+
+        Args:
+            deployed: gives the operators that run, where those are not the block's own.
+        """
         schedule = _Schedule()
-        schedule.run(self.operators, [schedule.write(shape) for shape in self.input_shapes])
-        return schedule.peak()
+        sources = [schedule.write(shape) for shape in self.input_shapes]
+        schedule.run(deployed(self) if deployed else self.operators, sources)
+        return schedule.lifetimes()
 
 
-# Every candidate of a search is made of the same few hundred layers.
+Deployed = Callable[[Layer], Sequence[Operator]]
+
+
+# Every candidate of a search is made of the same few hundred layers: each is one object, found by one hash.
+@functools.lru_cache(maxsize=65536)
+def _layer(block: Block, input_shapes: tuple[Shape, ...]) -> Layer:
+    return Layer(block, input_shapes)
+
+
 @functools.lru_cache(maxsize=65536)
 def _operators(layer: Layer) -> tuple[Operator, ...]:
     return layer.block.operators(layer.input_shapes)
@@ -178,7 +196,7 @@ class Architecture:
                 shapes: tuple[Shape, ...] = (node.block.shape,)
             else:
                 shapes = tuple(layers[source].output_shape for source in self.sources(index))
-            layers.append(Layer(node.block, shapes))
+            layers.append(_layer(node.block, shapes))
         return tuple(layers)
 
     @property
@@ -197,12 +215,44 @@ class Architecture:
         Liveness over the whole schedule: a tensor lives from the operator that writes it to the last one that reads
         it; while an operator runs, what it reads and what it writes are both live.
         """
+        return most_live(self.lifetimes())
+
+    def lifetimes(self, deployed: "Deployed | None" = None) -> "list[Lifetime]":
+        """When each tensor is live: the image, then what each operator writes.
+
+        Args:
+            deployed: gives the operators that run of a layer, where those are not its block's own.
+        """
         schedule = _Schedule()
         outputs: list[int] = []
         for index, layer in enumerate(self.layers()):
             sources = [outputs[i] for i in self.sources(index)] if index else [schedule.write(self.input_shape)]
-            outputs.append(schedule.run(layer.operators, sources))
-        return schedule.peak()
+            outputs.append(schedule.run(deployed(layer) if deployed else layer.operators, sources))
+        return schedule.lifetimes()
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """When a tensor is live, the operators running one a step.
+
+    Attributes:
+        first: the step that writes it; 0 for an input.
+        last: the step that reads it last.
+        size: numbers in it, or bytes where whoever holds it says so.
+    """
+
+    first: int
+    last: int
+    size: int
+
+
+def most_live(tensors: Iterable[Lifetime]) -> int:
+    """What is live together at the worst step, in the unit of the sizes."""
+    changes: dict[int, int] = {}
+    for tensor in tensors:
+        changes[tensor.first] = changes.get(tensor.first, 0) + tensor.size
+        changes[tensor.last + 1] = changes.get(tensor.last + 1, 0) - tensor.size
+    return max(itertools.accumulate(changes[step] for step in sorted(changes)), default=0)
 
 
 class _Schedule:
@@ -217,7 +267,7 @@ class _Schedule:
         self._tensors.append([self._steps, self._steps, shape[0] * shape[1] * shape[2]])
         return len(self._tensors) - 1
 
-    def run(self, operators: tuple[Operator, ...], sources: list[int]) -> int:
+    def run(self, operators: Sequence[Operator], sources: list[int]) -> int:
         """Run a block's operators on the tensors it reads; the number of the tensor it gives."""
         tensors = list(sources)
         for operator in operators:
@@ -227,10 +277,6 @@ class _Schedule:
             self._steps += 1
         return tensors[-1]
 
-    def peak(self) -> int:
-        """Elements live at the worst step."""
-        changes = [0] * (self._steps + 2)
-        for start, end, elements in self._tensors:
-            changes[start] += elements
-            changes[end + 1] -= elements
-        return max(itertools.accumulate(changes))
+    def lifetimes(self) -> list[Lifetime]:
+        """Of all tensors, in the order they were written."""
+        return [Lifetime(*tensor) for tensor in self._tensors]

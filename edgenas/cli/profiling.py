@@ -21,6 +21,7 @@ _COST = ("wall_s", "device_busy_s", "conversion_s", "start_s", "sending_s", "dev
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--activation", type=click.Choice(["relu", "relu6", "hardswish"]), default="relu6", show_default=True)
 @click.option("--classes", type=click.IntRange(2), multiple=True, help="Also for this number (2 to 1000 are covered).")
+@click.option("--quick", is_flag=True, help="A first look: fewer whole networks, so a coarser certificate.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured, and stop.")
 @json_option
 def profile(
@@ -31,6 +32,7 @@ def profile(
     threads: int,
     activation: Any,
     classes: tuple[int, ...],
+    quick: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -48,15 +50,15 @@ def profile(
 
     targets = [Device.load(device) for device in dict.fromkeys(devices)]
     room = MobileSpace(space, input_shape, 10, activation)
-    counts = (*profiler.CLASSES, *classes)
-    plan = profiler.plan_profile(room, classes=counts)
+    networks = profiler.FEWER_NETWORKS if quick else profiler.NETWORKS
+    plan = profiler.plan_profile(room, classes=(*profiler.CLASSES, *classes), networks=networks)
     if dry_run:
         name = profiler.table_name(targets[0], room, precision, threads)
         found = {"table": name, "layers": len(plan.layers), "networks": len(plan.networks), "space": f"{room.size:.3g}"}
         print_json(found) if as_json else print_pairs(found)
         return
     with progress_bars() as progress:
-        table = profiler.profile(targets, room, precision, threads, classes=counts, progress=progress)
+        table = profiler.profile(targets, room, precision, threads, plan=plan, progress=progress)
     target = next(target for target in targets if target.name == table.identity.device)
     name = profiler.table_name(target, room, precision, threads)
     result = {

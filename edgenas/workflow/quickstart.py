@@ -13,7 +13,7 @@ from edgenas.errors import EdgeNASError, InputError
 from edgenas.evaluation.data import fetch_fashion_mnist, find_fashion_mnist
 from edgenas.evaluation.recipe import Fidelity, Recipe
 from edgenas.latency.profiling.bench import Progress
-from edgenas.latency.profiling.profiler import plan_profile, profile
+from edgenas.latency.profiling.profiler import FEWER_NETWORKS, plan_profile, profile
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import find_table
 from edgenas.report import draw_front
@@ -23,8 +23,6 @@ from edgenas.workflow.final import ship_bundle, train
 
 STUDY = "quickstart"
 TRIALS = 12
-# A first look: fewer whole networks than a profile measures (for calibration, intervals and certificate).
-NETWORKS = (30, 20, 20)
 # The limit on latency is where this share of the space's networks keeps it.
 SHARE_KEPT = 0.4
 # The last training gets as many epochs as fit into about this time, by what the network's trial took.
@@ -71,7 +69,7 @@ def quickstart(
         say("1/4 profile: this machine's latency table is there already")
     except InputError:
         say(f"1/4 profile: every layer of the space 'tiny' at {sides}x{sides}x1 (int8, one thread) on device 'local'")
-        table = profile(device, space, "int8", plan=plan_profile(space, networks=NETWORKS), progress=progress)
+        table = profile(device, space, "int8", plan=plan_profile(space, networks=FEWER_NETWORKS), progress=progress)
     settings = _settings(data, sides, space, table)
     say(f"2/4 search: {TRIALS} networks predicted to run within {settings.limits.max_latency_ms:g} ms")
     prepared = prepare(settings)

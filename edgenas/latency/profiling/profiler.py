@@ -32,6 +32,7 @@ from edgenas.space import MobileSpace
 CLASSES = (2, 10, 100, 1000)
 # Whole networks: to fit the calibration, to give intervals their width, to test both.
 NETWORKS = (60, 50, 40)
+FEWER_NETWORKS = (30, 20, 20)  # for a first look: wider intervals, a coarser certificate
 BATCH = 100
 EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.
@@ -111,8 +112,6 @@ def profile(
     precision: Precision,
     threads: int = 1,
     *,
-    classes: Sequence[int] = CLASSES,
-    seed: int = 0,
     plan: Plan | None = None,
     progress: Progress = no_progress,
 ) -> LatencyTable:
@@ -129,9 +128,7 @@ def profile(
         space: for one input size.
         precision: "float32" or "int8".
         threads: of one inference.
-        classes: numbers of classes that the classifier is measured for.
-        seed: of the networks that are drawn.
-        plan: what to measure instead of everything.
+        plan: what to measure; None: what `plan_profile` gives.
         progress: called with what is done, how much of how much.
 
     Returns:
@@ -142,7 +139,7 @@ def profile(
     """
     started = time.monotonic()
     given = [devices] if isinstance(devices, Device) else list(devices)
-    plan = plan or plan_profile(space, seed, classes)
+    plan = plan or plan_profile(space)
     with ExitStack() as stack:
         benches = [stack.enter_context(Bench(device, threads, progress)) for device in given]
         identity = identify(benches[0], precision, threads)
