@@ -24,7 +24,7 @@ import numpy as np
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect
 from edgenas.latency.memory import Values, arena_kb, model_kb, peak_rss_growth_kb
-from edgenas.model import PRECISIONS, Precision, build_model, convert, converter_version, keras_on_tensorflow
+from edgenas.model import PRECISIONS, Precision, convert_network, converter_version
 from edgenas.space import MobileSpace
 
 OUT = Path("benchmarks/results/memory.json")
@@ -40,28 +40,6 @@ from tflite_micro import runtime
 content = open(sys.argv[1], "rb").read()
 runtime.Interpreter.from_bytes(content, arena_size=256 << 20).print_allocations()
 """
-
-
-def trained_file(architecture: Architecture, precision: Precision) -> bytes:
-    """The `.tflite` file of a network whose biases and gammas are drawn at random, as training leaves them.
-
-    The converter keeps equal tensors once and drops what is 0: a network that was never trained has a smaller file.
-    """
-    keras = keras_on_tensorflow()
-    keras.utils.set_random_seed(0)
-    model = build_model(architecture)
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        if weight.path.endswith("gamma"):
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-        elif weight.path.endswith(("beta", "bias")):
-            weight.assign(weight + rng.normal(0, 0.3, weight.shape))
-    images = rng.uniform(0, 255, (8, *architecture.input_shape)).astype(np.float32)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0  # the statistics are those of these images
-    model(images, training=True)
-    return convert(model, precision, images)
 
 
 def micro_environment(folder: Path) -> Path:
@@ -108,7 +86,7 @@ def measure(
 ) -> dict[str, Any]:
     """One line of the results; `measured` holds kB."""
     model = folder / "model.tflite"
-    model.write_bytes(trained_file(network, precision))
+    model.write_bytes(convert_network(network, precision))
     arena = micro_arena(python, model)
     return {
         "space": space.name,

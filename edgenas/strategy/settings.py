@@ -18,7 +18,7 @@ class Limits:
 
     Attributes:
         max_latency_ms: kept when the upper end of the prediction's interval keeps it.
-        max_arena_kb: activations live at the worst moment.
+        max_arena_kb: what TFLite Micro needs beside the model.
         max_model_kb: the `.tflite` file.
         max_peak_memory_kb: both.
         coverage: of the latency's interval.

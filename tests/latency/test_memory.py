@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import tests.joined  # noqa: F401 - a block with two inputs
-from benchmarks.memory import trained_file
 from edgenas.architecture import Architecture
 from edgenas.architecture.graph import Lifetime
 from edgenas.latency import memory
 from edgenas.latency.memory import arena_kb, memory_of_codes, model_kb, peak_memory_kb, peak_rss_growth_kb
-from edgenas.model import Precision
+from edgenas.model import Precision, convert_network
 from edgenas.space import MobileSpace
 
 SMALLEST = (
@@ -84,7 +83,8 @@ def test_activations_are_laid_out_as_the_planner_does(precision: str) -> None:
 @pytest.mark.parametrize("text", [SMALLEST, STACKED])
 def test_the_file_is_as_large_as_predicted(text: str, precision: Precision) -> None:
     network = Architecture.parse(text)
-    assert model_kb([network], precision)[0] * 1024 == pytest.approx(len(trained_file(network, precision)), rel=0.005)
+    size_bytes = len(convert_network(network, precision))
+    assert model_kb([network], precision)[0] * 1024 == pytest.approx(size_bytes, rel=0.005)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
