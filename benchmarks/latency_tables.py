@@ -26,12 +26,16 @@ import edgenas.files as files
 from benchmarks import estimate_codes
 from edgenas.architecture import Architecture
 from edgenas.device import Device, Runtime, setup
+from edgenas.latency.comparing.comparing import compare
+from edgenas.latency.comparing.findings import sentences
+from edgenas.latency.comparing.related import related_sentences
 from edgenas.latency.profiling.checking import bench_of, convert, measure_again
 from edgenas.latency.profiling.profiler import profile, table_name
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.calibration import FEATURES, Calibration, Loads, fit
 from edgenas.latency.table.certificate import Network, Quality, quality
 from edgenas.ledger import Ledger
+from edgenas.report.tables import draw_difference
 from edgenas.space import MobileSpace
 from tests.board import Board
 
@@ -53,12 +57,13 @@ class Setting:
     @property
     def main(self) -> bool:
         """Whether the targets are for it."""
-        return self.runtime == "ai-edge-litert" and self.threads == 1
+        return self.runtime == "ai-edge-litert" and self.threads == 1 and self.space.activation == "relu6"
 
     def __str__(self) -> str:
         words = [self.space.name, f"{self.space.input_shape[0]} px", self.precision]
         words += [] if self.threads == 1 else [f"{self.threads} threads"]
         words += [] if self.runtime == "ai-edge-litert" else [self.runtime]
+        words += [] if self.space.activation == "relu6" else [self.space.activation]
         return ", ".join(words)
 
 
@@ -71,6 +76,9 @@ def settings(everything: bool) -> list[Setting]:
             for precision in ("int8", "float32"):
                 made.append(Setting(space, precision, threads=2))
                 made.append(Setting(space, precision, runtime="tflite-runtime"))
+        other = MobileSpace("tiny", (28, 28, 1), 10, "hardswish")
+        for runtime in ("ai-edge-litert", "tflite-runtime"):
+            made += [Setting(other, precision, runtime=runtime) for precision in ("int8", "float32")]
     return made
 
 
@@ -236,6 +244,19 @@ def show_apart(found: dict[str, Any], console: Console) -> None:
     )
 
 
+def show_runtimes(console: Console) -> list[str]:
+    """What `edgenas table diff` says of the two runtimes, int8, and of the other tables of theirs; with a picture."""
+    tables = {name: LatencyTable.load(name) for name in table_names()}
+    first, second = tables["board-tiny-28x28x1-int8-t1"], tables["old-tiny-28x28x1-int8-t1-tflite-runtime"]
+    found = compare(first, second)
+    said = [*sentences(found), *related_sentences(first, second, tables.values())]
+    draw_difference(found, OUT.with_name("runtimes.png"))
+    console.print("edgenas table diff, LiteRT against tflite-runtime, int8:")
+    for sentence in said:
+        console.print(f"  - {sentence}", highlight=False)
+    return said
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> dict[str, Any]:
     """Print it all; the pooled figures."""
     table = Table(title="100 random networks that took no part, and 50 without 7x7 kernels")
@@ -322,6 +343,8 @@ def main() -> None:
         show_apart(json.loads(apart.read_text()), console)
         speed = estimate_codes.run(100_000, console)
         results |= {"apart": json.loads(apart.read_text()), "speed": speed}
+        if arguments.all:
+            results["runtimes"] = show_runtimes(console)
         files.write_atomically(OUT, json.dumps(results, indent=1) + "\n")
 
 
