@@ -131,6 +131,22 @@ def test_a_device_killed_and_restarted_goes_on(project: Path, small_plan: Plan, 
     assert not (project / ".edgenas" / "profiles").exists() or not list((project / ".edgenas" / "profiles").iterdir())
 
 
+def test_a_device_with_little_space_keeps_few_models(
+    project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
+    monkeypatch.setattr("edgenas.latency.profiling.bench.ROOMY_KB", 1 << 50)
+    most = 0
+
+    def count(what: str, done: int, total: int) -> None:
+        nonlocal most
+        most = max(most, len(list((project / "work" / "bench").glob("*.tflite"))))
+
+    right(profile(local(project), SPACE, "int8", plan=small_plan, progress=count), quiet)
+    assert 1 <= most <= 3, "the reference, and at most what the end of a batch leaves"
+    assert not (project / "work" / "bench").exists()
+
+
 def test_the_agent_killed_by_the_system_is_one_clear_error(project: Path, small_plan: Plan):
     def kill(what: str, done: int, total: int) -> None:
         if what == "measuring" and done:

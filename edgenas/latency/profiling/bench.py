@@ -12,6 +12,9 @@ from edgenas.device import Agent, Connection, Device, connect, shares_host
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 
+# With less space than this on the device, models do not stay there after they were measured.
+ROOMY_KB = 2 << 20
+
 Progress = Callable[[str, int, int], None]  # (what is being done, done, of)
 
 
@@ -89,7 +92,14 @@ class Bench:
             waiting=lambda attempt, tries: self._progress(f"waiting: {self.device.name} is disturbed", attempt, tries),
         )
         self._expected_us = self._expected_us or rounds.reference_us
+        if self.agent.info.disk_free_kb < ROOMY_KB:
+            self._forget([path for path in models if path != reference])
         return rounds
+
+    def _forget(self, paths: Sequence[Path]) -> None:
+        """Make room again; what is measured once more is sent once more."""
+        self._connection.run(["rm", "-f", *(f"{self._folder}/{path.name}" for path in paths)])
+        self._sent -= {path.name for path in paths}
 
     def _send(self, paths: Sequence[Path]) -> None:
         new = {path.name: path for path in paths if path.name not in self._sent}
