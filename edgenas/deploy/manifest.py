@@ -9,7 +9,7 @@ from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
-FORMAT = 1
+FORMAT = 2
 FILE = "manifest.json"
 
 

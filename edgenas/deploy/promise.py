@@ -13,7 +13,7 @@ from edgenas.device import Agent, Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.latency.profiling.rounds import measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
-from edgenas.model import Precision, convert_network
+from edgenas.model import convert_network
 
 COVERAGE = 0.9  # of the interval that a promise is
 _RUNS = 100  # of a model measured alone
@@ -136,8 +136,7 @@ def measure_alone(agent: Agent, model: str, threads: int) -> Measured:
 
 def reference_model(table: LatencyTable) -> bytes:
     """The `.tflite` file of the table's reference network, with random weights."""
-    precision: Precision = "int8" if table.identity.precision == "int8" else "float32"
-    return convert_network(Architecture.parse(table.reference[0]), precision)
+    return convert_network(Architecture.parse(table.reference[0]), table.precision)
 
 
 def _measured(times_us: Any) -> Measured:

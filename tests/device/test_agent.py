@@ -64,19 +64,17 @@ def test_the_runtime_of_the_host_is_found(local: Connection):
 
 def test_measure_in_interleaved_rounds(local: Connection, models: Path):
     seen: list[dict[str, int]] = []
-    names = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)]
+    names = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)] * 11
     with local.open_agent() as agent:
-        answer = agent.call(
-            "measure", models=names, reference=names[1], visits=7, seed=3, reference_every=2, on_progress=seen.append
-        )
+        answer = agent.call("measure", models=names, reference=names[1], visits=7, seed=3, on_progress=seen.append)
     assert answer["failed"] == {}
     counts = [len(model["visits_us"]) for model in answer["models"]]
     rounds = len(seen)
     assert [line["round"] for line in seen] == list(range(1, rounds + 1))
-    assert rounds == 21 or counts == [7, 7, 7], "it goes on until each has its visits, or three times as long"
+    assert rounds == 21 or counts == [7] * 33, "it goes on until each has its visits, or three times as long"
     assert answer["visits"] - answer["interrupted"] - answer["drifted"] == sum(counts)
-    # At the start, after two models, after the third.
-    assert rounds * 2 <= len(answer["reference_us"]) <= rounds * 3
+    # At the start, after 16 models, after 32, after the last.
+    assert rounds * 2 <= len(answer["reference_us"]) <= rounds * 4
     for model in answer["models"]:
         visits, around = np.array(model["visits_us"]), np.array(model["around_us"])
         assert visits.shape == around.shape

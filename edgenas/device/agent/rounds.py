@@ -16,9 +16,10 @@ from typing import Any
 from .children import Died, in_child
 from .context import Context, OperationError
 from .inspection import memory_kb
-from .running import Model, bind, import_runtime, rss_kb
+from .running import Model, bind, import_runtime
 
 _SPARE_KB = 64 * 1024  # left free on the device while a batch is loaded
+_VISIT_US = 200  # a visit lasts this long or more
 _REFERENCE_VISIT_US = 1000  # longer than a model's: what happens to it decides about its neighbours
 _REFERENCE_EVERY = 16  # models
 _SETTLING = 15  # visits of the reference before the first round: caches, frequency
@@ -36,11 +37,9 @@ def measure(
     visits: int,
     threads: int = 1,
     runtime: str = "ai-edge-litert",
-    min_visit_us: float = 200,
     expected_us: float | None = None,
     cores: list[int] | None = None,
     seed: int = 0,
-    reference_every: int = _REFERENCE_EVERY,
 ) -> dict[str, Any]:
     """Visit each model once a round, in a shuffled order, the reference model between them, until each has `visits`
     undisturbed ones (half as many where an inference is slow), or as many as three times the rounds gave.
@@ -57,12 +56,10 @@ def measure(
     import_runtime(context, runtime)
     plan = {
         "models": models, "reference": reference, "visits": visits, "threads": threads, "runtime": runtime,
-        "min_visit_us": min_visit_us, "expected_us": expected_us, "cores": cores, "seed": seed,
-        "reference_every": max(1, reference_every),
+        "expected_us": expected_us, "cores": cores, "seed": seed,
     }  # fmt: skip
     answer: dict[str, Any] = {
         "models": [None] * len(models), "failed": {}, "reference_us": [], "visits": 0, "interrupted": 0, "drifted": 0,
-        "peak_rss_growth_kb": 0,
     }  # fmt: skip
     reference_is_fine = False
     batches = [list(range(len(models)))]
@@ -85,7 +82,6 @@ def measure(
         for index, result in done["results"].items():
             answer["models"][int(index)] = result
         answer["failed"].update({int(index): reason for index, reason in done["failed"].items()})
-        answer["peak_rss_growth_kb"] = max(answer["peak_rss_growth_kb"], done["peak_rss_growth_kb"])
         for count in ("reference_us", "visits", "interrupted", "drifted"):
             answer[count] += done[count]
         if done["left"]:
@@ -103,7 +99,6 @@ def _try_reference(context: Context, plan: dict[str, Any]) -> None:
 def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: list[int]) -> dict[str, Any]:
     """In the child: load what fits in memory, then the rounds. What did not fit is returned in `left`."""
     bind(plan["cores"])
-    base_kb = rss_kb("VmRSS")
 
     def load(index: int, path: str, min_visit_us: float) -> Model:
         model = Model(plan["runtime"], path, plan["threads"], plan["seed"] + index)
@@ -119,7 +114,7 @@ def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: lis
             left = batch[position:]
             break
         try:
-            loaded[index] = load(index, plan["models"][index], plan["min_visit_us"])
+            loaded[index] = load(index, plan["models"][index], _VISIT_US)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             failed[index] = f"invalid model: {error}"
     rounds = _Rounds(plan, reference, loaded)
@@ -139,7 +134,6 @@ def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: lis
     return {
         "results": results, "failed": failed, "left": left, "reference_us": rounds.reference_us,
         "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
-        "peak_rss_growth_kb": rss_kb("VmHWM") - base_kb,
     }  # fmt: skip
 
 
@@ -178,13 +172,12 @@ class _Rounds:
         return (self._plan["visits"] + 1) // 2 if slow else int(self._plan["visits"])
 
     def _round(self, order: list[int], expected: float) -> None:
-        every = self._plan["reference_every"]
         start_s, interruptions = time.monotonic(), 0
         round_kept: list[tuple[int, float, float, float]] = []
         before, lost_before = self._reference.visit()
         references = [before]
-        for start in range(0, len(order), every):
-            group = [self._visit(index) for index in order[start : start + every]]
+        for start in range(0, len(order), _REFERENCE_EVERY):
+            group = [self._visit(index) for index in order[start : start + _REFERENCE_EVERY]]
             after, lost_after = self._reference.visit()
             references.append(after)
             self.visits += len(group)

@@ -448,7 +448,6 @@ class _Journal:
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._path = folder / "measured.jsonl"
-        self.sent: set[str] = set()
         self.ratios: dict[str, Ratio] = {}
         self.sessions: list[dict[str, Any]] = []
         ledger = Ledger(self._path)

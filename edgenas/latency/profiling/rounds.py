@@ -77,7 +77,6 @@ class Rounds:
 
     Attributes:
         ratios: one a model; None only where it cannot be run.
-        passes: how many there were.
     """
 
     ratios: tuple[Ratio | None, ...]
@@ -88,7 +87,6 @@ class Rounds:
     interrupted: int
     drifted: int
     busy_s: float
-    passes: int
 
 
 def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
@@ -283,7 +281,6 @@ class _Batch:
             interrupted=sum(done.interrupted for done in self.passes),
             drifted=sum(done.drifted for done in self.passes),
             busy_s=sum(done.busy_s for done in self.passes),
-            passes=len(self.passes),
         )
 
     def complaint(self, missing: int) -> str:

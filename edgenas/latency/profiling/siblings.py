@@ -66,5 +66,4 @@ def mean_of(measured: Sequence[Rounds]) -> Rounds:
         interrupted=sum(rounds.interrupted for rounds in measured),
         drifted=sum(rounds.drifted for rounds in measured),
         busy_s=sum(rounds.busy_s for rounds in measured),
-        passes=sum(rounds.passes for rounds in measured),
     )

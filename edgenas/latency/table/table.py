@@ -229,7 +229,7 @@ class LatencyTable:
             least = min(costs)
             for kernel, us in costs.items():
                 growth.setdefault(kernel, []).append(us / costs[least] / (kernel / least) ** 2)
-        return tuple(sorted(kernel for kernel, ratios in growth.items() if np.median(ratios) > 1 and kernel > 3))
+        return tuple(sorted(kernel for kernel, ratios in growth.items() if np.median(ratios) > 1))
 
     def profile_command(self, layers: Sequence[Layer], space: MobileSpace | None = None) -> str:
         """What a user types to have these layers measured."""
@@ -246,8 +246,8 @@ class LatencyTable:
     @cached_property
     def _costs(self) -> dict[Layer, tuple[float, ...]]:
         """What each layer adds to a network, as `costs` gives it."""
-        entries = list(self.entries.values())
-        reloads, resident = (np.array(each, dtype=float) for each in zip(*map(_load, entries), strict=True))
+        loads = np.array([_load(entry) for entry in self.entries.values()], dtype=float).reshape(-1, 2)
+        reloads, resident = loads.T
         terms = cache_terms(reloads, resident, self.calibration.cache_kb)
         return {
             layer: (self.calibration.layer_us(layer, entry.us), *map(float, row))
