@@ -13,12 +13,13 @@ from edgenas.model.convert import (
 )
 from edgenas.model.interpret import run_tflite
 from edgenas.model.quiet import keras_on_tensorflow, quiet
-from edgenas.model.workers import MODELS, ConversionPool, end_with_parent
+from edgenas.model.workers import MODELS, ConversionPool, Jobs, end_with_parent, wait_for
 
 __all__ = [
     "MODELS",
     "PRECISIONS",
     "ConversionPool",
+    "Jobs",
     "Precision",
     "TensorInfo",
     "build_layer_model",
@@ -32,4 +33,5 @@ __all__ = [
     "keras_on_tensorflow",
     "quiet",
     "run_tflite",
+    "wait_for",
 ]

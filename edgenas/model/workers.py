@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
@@ -45,6 +45,18 @@ def _convert_to(path: Path, subject: Architecture | Layer, precision: Precision)
 MODELS = Path(".edgenas/models")
 
 
+Jobs = list[tuple[Path, "Future[None] | None"]]  # each subject's path; the future that says it is there (None: it is)
+
+
+def wait_for(jobs: Jobs, converted: Callable[[int, int], None] = lambda done, total: None) -> list[Path]:
+    """The files of all jobs, once they are there; `converted` is told (done, of) after each that was not."""
+    for done, (_, future) in enumerate(jobs, start=1):
+        if future is not None:
+            future.result()
+            converted(done, len(jobs))
+    return [path for path, _ in jobs]
+
+
 class ConversionPool:
     """Converts layers and networks with random weights, for measuring; a file that is there is not made again.
 
@@ -78,14 +90,11 @@ class ConversionPool:
 
     def path(self, subject: Architecture | Layer) -> Path:
         """The file of one subject, converted now where it is not there."""
-        path, future = self.submit([subject])[0]
-        if future is not None:
-            future.result()
-        return path
+        return wait_for(self.submit([subject]))[0]
 
-    def submit(self, subjects: Sequence[Architecture | Layer]) -> "list[tuple[Path, Future[None] | None]]":
-        """Begin converting; each subject's path, and the future that says it is there (None: it is already)."""
-        jobs: list[tuple[Path, Future[None] | None]] = []
+    def submit(self, subjects: Sequence[Architecture | Layer]) -> Jobs:
+        """Begin converting."""
+        jobs: Jobs = []
         for subject in subjects:
             name = files.sha256(f"{subject} {self._precision} {self._version}".encode())[:20]
             path = self._folder / f"{name}.tflite"

@@ -7,22 +7,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from edgenas.architecture import Architecture, Layer
+from edgenas.architecture import Architecture
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.bench import Bench, Progress, no_progress
-from edgenas.latency.profiling.profiler import identify
+from edgenas.latency.profiling.profiler import BATCH, Subject, identify
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
 from edgenas.latency.table import LatencyTable
-from edgenas.model import MODELS, ConversionPool
+from edgenas.model import MODELS, ConversionPool, wait_for
 
-BATCH = 100
 NETWORKS, LAYERS = 16, 40
 # Fresh: the networks' times moved by at most this share in the middle, nine in ten layers by at most that, and the
 # device as a whole is this much slower or faster at most.
 MOST_SHIFT, MOST_LAYER_SHIFT, MOST_SPEED_SHIFT = 0.05, 0.20, 0.20
-Subject = Architecture | Layer
 T = TypeVar("T")
 
 
@@ -117,11 +115,7 @@ def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress
     """The subjects' `.tflite` files, and that of the table's reference as the last."""
     with ConversionPool(MODELS, table.precision) as pool:
         jobs = pool.submit([*subjects, Architecture.parse(table.reference[0])])
-        for done, (_, future) in enumerate(jobs, start=1):
-            if future is not None:
-                future.result()
-                progress("converting", done, len(jobs))
-    return [path for path, _ in jobs]
+        return wait_for(jobs, lambda done, total: progress("converting", done, total))
 
 
 def measure_again(bench: Bench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:

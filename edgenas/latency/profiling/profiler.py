@@ -25,7 +25,7 @@ from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.calibration import choose_networks, fit
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.ledger import Ledger
-from edgenas.model import MODELS, ConversionPool, Precision, converter_version
+from edgenas.model import MODELS, ConversionPool, Jobs, Precision, converter_version, wait_for
 from edgenas.space import MobileSpace
 
 # Classifiers are measured for these numbers of classes; between them their cost is linear.
@@ -296,7 +296,7 @@ class _Session:
         """Give each device a batch as it becomes free. While they measure, the next are converted, unless a device
         shares the host's cores: that is measured only while the host is idle."""
         todo = collections.deque(batches)
-        ahead: dict[int, list[tuple[Path, Future[None] | None]]] = {}
+        ahead: dict[int, Jobs] = {}
         running: dict[Future[Rounds], tuple[Bench, list[Job]]] = {}
         idle = list(self.benches)
 
@@ -326,15 +326,11 @@ class _Session:
                     if not self.benches:
                         raise
 
-    def _submit(self, pool: ConversionPool, jobs: Sequence[Job]) -> list[tuple[Path, Future[None] | None]]:
+    def _submit(self, pool: ConversionPool, jobs: Sequence[Job]) -> Jobs:
         return pool.submit([subject for _, subject in jobs] + [EMPTY, self._plan.reference])
 
-    def _wait_for(self, jobs: list[tuple[Path, Future[None] | None]]) -> list[Path]:
-        for count, (_, future) in enumerate(jobs, start=1):
-            if future is not None:
-                future.result()
-                self._progress("converting", count, len(jobs))
-        return [path for path, _ in jobs]
+    def _wait_for(self, jobs: Jobs) -> list[Path]:
+        return wait_for(jobs, lambda done, total: self._progress("converting", done, total))
 
     def _measure(self, bench: Bench, paths: list[Path]) -> Rounds:
         return bench.measure(paths[:-1], paths[-1])
