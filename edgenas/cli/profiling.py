@@ -45,13 +45,13 @@ def profile(
              edgenas profile pi-a pi-b pi-c --space standard --input 160x160x3
     """
     from edgenas.device import Device
-    from edgenas.latency.profiling import profiler
+    from edgenas.latency.profiling import planning, profiler
     from edgenas.space import MobileSpace
 
     targets = [Device.load(device) for device in dict.fromkeys(devices)]
     room = MobileSpace(space, input_shape, 10, activation)
-    networks = profiler.FEWER_NETWORKS if quick else profiler.NETWORKS
-    plan = profiler.plan_profile(room, classes=(*profiler.CLASSES, *classes), networks=networks)
+    networks = planning.FEWER_NETWORKS if quick else planning.NETWORKS
+    plan = planning.plan_profile(room, classes=(*planning.CLASSES, *classes), networks=networks)
     if dry_run:
         name = profiler.table_name(targets[0], room, precision, threads)
         found = {"table": name, "layers": len(plan.layers), "networks": len(plan.networks), "space": f"{room.size:.3g}"}

@@ -13,7 +13,8 @@ from edgenas.errors import EdgeNASError, InputError
 from edgenas.evaluation.data import fetch_fashion_mnist, find_fashion_mnist
 from edgenas.evaluation.recipe import Fidelity, Recipe
 from edgenas.latency.profiling.bench import Progress
-from edgenas.latency.profiling.profiler import FEWER_NETWORKS, plan_profile, profile
+from edgenas.latency.profiling.planning import FEWER_NETWORKS, plan_profile
+from edgenas.latency.profiling.profiler import profile
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import find_table
 from edgenas.report import draw_front

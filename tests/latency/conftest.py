@@ -10,7 +10,8 @@ import pytest
 
 from edgenas.architecture import Architecture
 from edgenas.device import Device
-from edgenas.latency.profiling.profiler import EMPTY, Plan, profile
+from edgenas.latency.profiling.planning import Plan
+from edgenas.latency.profiling.profiler import EMPTY, profile
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.calibration import Calibration
 from edgenas.latency.table.certificate import Certificate, Network

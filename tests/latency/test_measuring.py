@@ -12,7 +12,7 @@ from edgenas.device import Device, Runtime
 from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling import measuring
 from edgenas.latency.profiling.measuring import measure_file
-from edgenas.latency.profiling.profiler import Plan
+from edgenas.latency.profiling.planning import Plan
 from edgenas.model import MODELS, ConversionPool
 
 pytestmark = pytest.mark.slow

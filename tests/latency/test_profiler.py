@@ -15,7 +15,8 @@ import pytest
 from edgenas.device import Device, Runtime
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling import adopting, rounds
-from edgenas.latency.profiling.profiler import Plan, plan_profile, profile, table_name
+from edgenas.latency.profiling.planning import Plan, plan_profile
+from edgenas.latency.profiling.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
 from tests.board import Board
 from tests.latency.conftest import SPACE, WITHOUT_XNNPACK

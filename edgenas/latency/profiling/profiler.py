@@ -7,32 +7,28 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import edgenas.files as files
-from edgenas.architecture import Architecture, Dense, Input, Layer
+from edgenas.architecture import Architecture, Input, Layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.adopting import Donor, find_donor
 from edgenas.latency.profiling.bench import Bench, Progress, no_progress
+from edgenas.latency.profiling.journal import Journal
+from edgenas.latency.profiling.planning import Plan, plan_profile
 from edgenas.latency.profiling.rounds import Ratio, Rounds
 from edgenas.latency.profiling.siblings import mean_of, stranger, stranger_by_times
 from edgenas.latency.table import Entry, Identity, LatencyTable
-from edgenas.latency.table.calibration import choose_networks, fit
 from edgenas.latency.table.certificate import Certificate, Network
+from edgenas.latency.table.fitting import calibrated_on, with_predictions
 from edgenas.ledger import Ledger
 from edgenas.model import MODELS, ConversionPool, Jobs, Precision, converter_version, wait_for
 from edgenas.space import MobileSpace
 
-# Classifiers are measured for these numbers of classes; between them their cost is linear.
-CLASSES = (2, 10, 100, 1000)
-# Whole networks: to fit the calibration, to give intervals their width, to test both.
-NETWORKS = (60, 50, 40)
-FEWER_NETWORKS = (30, 20, 20)  # for a first look: wider intervals, a coarser certificate
 BATCH = 100
 EMPTY = Layer(Input((1, 1, 1)), ((1, 1, 1),))
 # The least cost an entry can have: what is left of a layer that the runtime folds away.
@@ -40,59 +36,6 @@ LEAST_US = 0.01
 
 Subject = Layer | Architecture
 Job = tuple[str, Subject]  # its key in the journal
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a profile measures.
-
-    Attributes:
-        layers: every layer that the space can produce, its classifier for several numbers of classes.
-        calibration, intervals, certificate: whole networks; see `Calibration` and `Certificate`.
-        reference: the network of every round.
-    """
-
-    layers: tuple[Layer, ...]
-    calibration: tuple[Architecture, ...]
-    intervals: tuple[Architecture, ...]
-    certificate: tuple[Architecture, ...]
-    reference: Architecture
-
-    @property
-    def networks(self) -> tuple[Architecture, ...]:
-        """All whole networks, those for calibration first."""
-        return self.calibration + self.intervals + self.certificate
-
-
-def plan_profile(
-    space: MobileSpace, seed: int = 0, classes: Sequence[int] = CLASSES, networks: tuple[int, int, int] = NETWORKS
-) -> Plan:
-    """Layers and networks to measure for a space.
-
-    The calibration's networks are chosen to tell most, the others drawn at random.
-
-    Args:
-        space: whose layers.
-        seed: of the networks that are drawn.
-        classes: numbers of classes that the classifier is measured for.
-        networks: how many, for calibration, intervals and certificate.
-    """
-    layers = list(space.layers())
-    for count in sorted({*classes, space.classes}):
-        layers += [layer for layer in space.with_classes(count).layers() if isinstance(layer.block, Dense)]
-    rng = np.random.default_rng(seed)
-    calibration = choose_networks(space.decode_codes(space.sample(rng, 500)), networks[0])
-    reference = space.decode({name: options[len(options) // 2] for name, options in space.choices.items()})
-    count = networks[1] + networks[2]
-    drawn = dict.fromkeys(space.decode_codes(space.sample(rng, 2 * count)))
-    others = [network for network in drawn if network not in calibration][:count]
-    return Plan(
-        tuple(dict.fromkeys(layers)),
-        calibration,
-        tuple(others[: networks[1]]),
-        tuple(others[networks[1] :]),
-        reference,
-    )
 
 
 def table_name(device: Device, space: MobileSpace, precision: str, threads: int) -> str:
@@ -212,7 +155,7 @@ class _Session:
         self.adopted: dict[Layer, float] = {}  # ratio to the reference
         self._progress = progress
         self._shared = any(bench.shares_host for bench in benches)
-        self._journal = _Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
+        self._journal = Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
         self._conversion_s = 0.0
         self._done = self._total = 0
         for bench in benches[1:]:
@@ -419,48 +362,3 @@ class _Session:
             first, again = (self._journal.ratios[f"{when} {network}"].value for when in ("first", "again"))
             found.append(Network(str(network), first * reference_us / 1000, again * reference_us / 1000, float("nan")))
         return tuple(found)
-
-
-def calibrated_on(raw: LatencyTable, networks: tuple[Network, ...]) -> LatencyTable:
-    """A table with a calibration fitted on whole networks."""
-    found = [raw.features(Architecture.parse(network.notation)) for network in networks]
-    truth_us = np.array([network.truth_ms * 1000 for network in networks])
-    calibration = fit(np.array([sums for sums, _ in found]), truth_us, [loads for _, loads in found])
-    table = dataclasses.replace(raw, calibration=calibration)
-    calibration = dataclasses.replace(calibration, networks=with_predictions(table, networks))
-    return dataclasses.replace(table, calibration=calibration)
-
-
-def with_predictions(table: LatencyTable, networks: tuple[Network, ...]) -> tuple[Network, ...]:
-    """Networks with what a table predicts for them."""
-    predicted = table.estimate_ms([Architecture.parse(network.notation) for network in networks])
-    return tuple(
-        dataclasses.replace(network, predicted_ms=float(ms)) for network, ms in zip(networks, predicted, strict=True)
-    )
-
-
-class _Journal:
-    """What a session has measured so far, one JSON line a batch; a session of another identity starts anew."""
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self._path = folder / "measured.jsonl"
-        self.ratios: dict[str, Ratio] = {}
-        self.sessions: list[dict[str, Any]] = []
-        ledger = Ledger(self._path)
-        begun = ledger.entries("session")
-        if begun and begun[0]["identity"] != identity:
-            shutil.rmtree(folder)
-            begun = []
-        ledger.append("session", identity=identity)
-        self.begun = len(begun) + 1
-        for entry in ledger.entries("batch"):
-            self._take(entry["lines"], entry["session"])
-
-    def add(self, lines: list[dict[str, Any]], session: dict[str, Any]) -> None:
-        Ledger(self._path).append("batch", lines=lines, session=session)
-        self._take(lines, session)
-
-    def _take(self, lines: list[dict[str, Any]], session: dict[str, Any]) -> None:
-        for line in lines:
-            self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["cold"], line["resident_kb"])
-        self.sessions.append(session)
