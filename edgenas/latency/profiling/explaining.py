@@ -108,11 +108,11 @@ def _kernels(device: Device, table: LatencyTable, layer: Layer) -> dict[str, Any
         raise DeviceError(
             f"only {PROFILED} can be asked, and this table is of {identity.runtime or 'no named runtime'}."
         )
+    with ConversionPool(MODELS, table.precision) as pool:
+        model = pool.path(layer)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(PROFILED)
         agent.lock()
-        with ConversionPool(MODELS, table.precision) as pool:
-            model = pool.path(layer)
         folder = f"{connection.folder}/explain"
         remote = f"{folder}/{model.name}"
         try:

@@ -44,13 +44,10 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One batch of models visited together in one process.
+class _Visited:
+    """What visiting a batch of models gave, besides the ratios.
 
     Attributes:
-        ratios: one a model, its median time over the reference's; None where too few visits were left undisturbed.
-        colds: the same of an inference when the caches are full of other data.
-        resident_kb: one a model; None where the device does not tell.
         visits_us: one a model [visits], undisturbed.
         failed: index -> why it cannot be run.
         reference_us: median of the reference's visits.
@@ -59,9 +56,6 @@ class Pass:
         busy_s: time the device was kept busy.
     """
 
-    ratios: tuple[float | None, ...]
-    colds: tuple[float | None, ...]
-    resident_kb: tuple[float | None, ...]
     visits_us: tuple[Values, ...]
     failed: Mapping[int, str]
     reference_us: float
@@ -72,21 +66,29 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """What all passes over a batch gave together; the fields are those of `Pass`, the counts are sums.
+class Pass(_Visited):
+    """One batch of models visited together in one process.
+
+    Attributes:
+        ratios: one a model, its median time over the reference's; None where too few visits were left undisturbed.
+        colds: the same of an inference when the caches are full of other data.
+        resident_kb: one a model; None where the device does not tell.
+    """
+
+    ratios: tuple[float | None, ...]
+    colds: tuple[float | None, ...]
+    resident_kb: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Rounds(_Visited):
+    """What all passes over a batch gave together; the counts are sums.
 
     Attributes:
         ratios: one a model; None only where it cannot be run.
     """
 
     ratios: tuple[Ratio | None, ...]
-    visits_us: tuple[Values, ...]
-    failed: Mapping[int, str]
-    reference_us: float
-    visits: int
-    interrupted: int
-    drifted: int
-    busy_s: float
 
 
 def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
