@@ -171,7 +171,8 @@ def check(name: str, as_json: bool) -> None:
     with progress_bars() as progress:
         freshness = check_table(Device.load(found.identity.device), found, progress)
     if as_json:
-        print_json({"table": name, **files.as_mapping(freshness)})
+        print_json({"table": name, "fresh": freshness.fresh, "reasons": freshness.reasons,
+                    **files.as_mapping(freshness)})  # fmt: skip
     else:
         worst = ", ".join(f"{layer} {share:.2f} times" for layer, share in freshness.worst[:3])
         print_pairs(

@@ -29,8 +29,6 @@ class Freshness:
     """What a check found; shares are of the table's own figures.
 
     Attributes:
-        fresh: whether the table still holds.
-        reasons: why not, in words.
         changes: what of the device's identity has changed, in words.
         speed: the reference model's time now over that in the table.
         networks: median of now / table over the networks, relative to the reference model.
@@ -39,14 +37,29 @@ class Freshness:
         worst: (layer, now / table) of those that moved most.
     """
 
-    fresh: bool
-    reasons: tuple[str, ...]
     changes: tuple[str, ...]
     speed: float
     networks: float
     in_interval: float
     layers: float
     worst: tuple[tuple[str, float], ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the table does not hold any more, in words."""
+        found = []
+        if abs(self.speed - 1) > MOST_SPEED_SHIFT:
+            found.append(f"the whole device takes {self.speed:.2f} times as long as when the table was made")
+        if abs(self.networks - 1) > MOST_SHIFT:
+            found.append(f"networks take {self.networks:.2f} times as long beside the reference model")
+        if self.layers > MOST_LAYER_SHIFT:
+            found.append(f"one layer in ten has moved by more than {self.layers:.0%}")
+        return tuple(found)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the table still holds."""
+        return not self.reasons
 
 
 def check_table(device: Device, table: LatencyTable, progress: Progress = no_progress) -> Freshness:
@@ -76,7 +89,7 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     # A layer that takes next to nothing moves by large shares and matters to nobody.
     heavy = np.array([table.entries[layer].us for layer in layers]) > 0.002 * was_us
     order = [int(i) for i in np.argsort(-np.abs(np.log(moved))) if heavy[i]]
-    return _judge(
+    return Freshness(
         changes,
         speed=reference_us / was_us,
         networks=float(np.median(shifts)),
@@ -84,24 +97,6 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
         layers=float(np.percentile(np.abs(moved[heavy] - 1), 90)),
         worst=tuple((str(layers[i]), float(moved[i])) for i in order[:5]),
     )
-
-
-def _judge(
-    changes: tuple[str, ...],
-    speed: float,
-    networks: float,
-    in_interval: float,
-    layers: float,
-    worst: tuple[tuple[str, float], ...],
-) -> Freshness:
-    reasons = []
-    if abs(speed - 1) > MOST_SPEED_SHIFT:
-        reasons.append(f"the whole device takes {speed:.2f} times as long as when the table was made")
-    if abs(networks - 1) > MOST_SHIFT:
-        reasons.append(f"networks take {networks:.2f} times as long beside the reference model")
-    if layers > MOST_LAYER_SHIFT:
-        reasons.append(f"one layer in ten has moved by more than {layers:.0%}")
-    return Freshness(not reasons, tuple(reasons), changes, speed, networks, in_interval, layers, worst)
 
 
 def _spread(items: Sequence[T], costs: Sequence[float], count: int) -> list[T]:
