@@ -109,7 +109,7 @@ def _stacked(waiting: Values, below: Values, here: npt.NDArray[np.bool_]) -> Val
     `GreedyMemoryPlanner` places the large tensors first, from 0 on, and of equal ones the later first: a layer's input
     comes to stand right above the tensors that are `below` it. A layer that adds its input holds it until its output is
     written; the output, being the next layer's input, stands where it can. Where both want the same place, the earlier
-    one goes on top. Against the planner itself 0.4% of 1,200 random networks come out too small, by at most 6.3%.
+    one goes on top. The rule knows neighbours only: against the planner itself a few networks come out too small.
 
     Args:
         waiting, below: [N, slots] of each layer (see `_Share`).
