@@ -65,9 +65,10 @@ def train(
     print_bundle(bundle)
     if faster is not None:
         low, high = faster.latency_interval_ms
+        again = f"edgenas train {study} --pick {manifest.study.candidate} --precision {faster.precision}"
         stdout.print(
             f"{faster.precision} is predicted to be faster on this device: {faster.latency_ms:.3f} ms ({low:.3f} to "
-            f"{high:.3f}) by {faster.table}. Try: edgenas train {study} --pick {manifest.study.candidate} --precision {faster.precision}",
+            f"{high:.3f}) by {faster.table}. Try: {again}",
             markup=False,
         )
 
