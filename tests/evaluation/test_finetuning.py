@@ -28,7 +28,7 @@ def trained(digits: Dataset) -> Any:
     return train(NETWORK, digits, split(digits, 0).train, RECIPE, 3, 1)
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     pass
 
 
@@ -39,7 +39,7 @@ def _tune(trained: Any, digits: Dataset, checkpoint: Path | None = None, cut_aft
         assert np.isfinite(values["loss"])
         seen.append(epoch)
         if epoch == cut_after:
-            raise _Cut
+            raise _CutError
 
     images = split(digits, 0).train
     calibration = digits.x[images[:100]].astype(np.float32)
@@ -59,7 +59,7 @@ def test_it_goes_on_after_a_break_as_if_there_had_been_none(
     before = [weight.numpy().copy() for weight in trained.weights]
     whole, seen = _tune(trained, digits)
     assert seen == [1, 2, 3]
-    with pytest.raises(_Cut):
+    with pytest.raises(_CutError):
         _tune(trained, digits, tmp_path, cut_after=2)
     resumed, seen = _tune(trained, digits, tmp_path)
     assert seen == [3]
