@@ -2,8 +2,9 @@
 
 from edgenas.deploy.bundle import Bundle, Samples
 from edgenas.deploy.manifest import Manifest
-from edgenas.deploy.releases import Deployed, RolledBack, deployed, rollback
-from edgenas.deploy.shipping import Check, Shipped, ship
+from edgenas.deploy.releases import Deployed, RolledBack, Verified, deployed, rollback, verify
+from edgenas.deploy.shipped import Check, Shipped
+from edgenas.deploy.shipping import ship
 from edgenas.deploy.training import FinalTraining, train_bundle
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "RolledBack",
     "Samples",
     "Shipped",
+    "Verified",
     "deployed",
     "rollback",
     "ship",
     "train_bundle",
+    "verify",
 ]

@@ -1,6 +1,9 @@
 """`Bundle`: a trained network as a folder, with all that is needed to check it wherever it goes."""
 
 import dataclasses
+import io
+import json
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +16,16 @@ import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.deploy.manifest import FILE, Manifest, read_manifest, write_manifest
+from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, write_manifest
+from edgenas.device.agent.signatures import SIGNATURE
 from edgenas.errors import CheckFailedError, InputError
 
 MODEL, LABELS, SAMPLES = "model.tflite", "labels.txt", "samples.npz"
+SUFFIX = ".edgenas"  # of a bundle as one file: a zip of PACKED, nothing compressed
+PACKED = (FILE, SIGNATURE, MODEL, LABELS, SAMPLES)
+LARGEST_BYTES = 1 << 30  # that a packed bundle may unpack to
+UNPACKED = Path(".edgenas") / "bundles"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +45,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with `model.tflite`, `labels.txt`, `samples.npz` (unless the data are private) and `manifest.json`.
+    """A folder with `model.tflite`, `labels.txt`, `samples.npz` (unless the data are private), `manifest.json`, and
+    `manifest.sig` where it is signed.
 
     Attributes:
         folder: where it is.
@@ -85,14 +95,27 @@ class Bundle:
         """The network."""
         return Architecture.parse(self.manifest.architecture.notation)
 
+    @cached_property
+    def signed_by(self) -> str | None:
+        """The id of the key that its signature names (which is checked where it is deployed); None: not signed."""
+        try:
+            return str(json.loads((self.folder / SIGNATURE).read_bytes())["key"])[:16]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"The signature {self.folder / SIGNATURE} cannot be read: {error!r}.") from None
+
     @classmethod
     def load(cls, path: Path) -> "Bundle":
-        """The bundle in a folder, every file of it checked.
+        """The bundle in a folder or a `.edgenas` file, every file of it checked.
 
         Raises:
             InputError: no bundle, or one that cannot be read.
             CheckFailedError: a file that is not the one that was written.
         """
+        if path.is_file():
+            folder = UNPACKED / files.sha256(path)[:32]
+            return cls.load(folder if folder.is_dir() else unpack(path, folder))
         manifest = read_manifest(path / FILE)
         if not {MODEL, LABELS} <= set(manifest.files) <= {MODEL, LABELS, SAMPLES}:
             raise InputError(
@@ -117,9 +140,18 @@ class Bundle:
 
     @classmethod
     def write(
-        cls, folder: Path, manifest: Manifest, model: bytes, labels: Sequence[str], samples: Samples | None
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        model: bytes,
+        labels: Sequence[str],
+        samples: Samples | None,
+        key: SigningKey | None = None,
     ) -> "Bundle":
         """Write a bundle, whole or not at all. The manifest's hashes are filled in here.
+
+        Args:
+            key: signs it; None: it stays unsigned, and devices that trust a key refuse it.
 
         Raises:
             InputError: there is something at `folder` already.
@@ -134,10 +166,80 @@ class Bundle:
                 )
             hashes = {path.name: files.sha256(path) for path in sorted(beside.iterdir())}
             write_manifest(beside / FILE, dataclasses.replace(manifest, files=hashes))
+            if key is not None:
+                (beside / SIGNATURE).write_bytes(key.sign((beside / FILE).read_bytes()))
         return cls.load(folder)
+
+    def sign(self, key: SigningKey | None) -> "Bundle":
+        """Give it a new release number, and sign it; unsigned without a key.
+
+        Cut in the middle, it is a bundle without a signature: the same call makes up for it.
+        """
+        manifest = dataclasses.replace(self.manifest, release=new_release(self.manifest.release))
+        (self.folder / SIGNATURE).unlink(missing_ok=True)
+        write_manifest(self.folder / FILE, manifest)
+        if key is not None:
+            files.write_atomically(self.folder / SIGNATURE, key.sign((self.folder / FILE).read_bytes()))
+        return Bundle.load(self.folder)
+
+    def pack(self, path: Path) -> Path:
+        """Write it as one file, whole or not at all; the same bundle gives the same bytes.
+
+        Raises:
+            InputError: the name does not end in `.edgenas`.
+        """
+        if path.suffix != SUFFIX:
+            raise InputError(f"A packed bundle is called NAME{SUFFIX}, received {path.name!r}.")
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for name in PACKED:
+                if (self.folder / name).is_file():
+                    archive.writestr(zipfile.ZipInfo(name), (self.folder / name).read_bytes())
+        files.write_atomically(path, content.getvalue())
+        return path
 
 
 def refuse_existing(folder: Path) -> None:
     """Raise `InputError` where a bundle would overwrite something."""
     if folder.exists():
         raise InputError(f"There is already something at {folder}, and a bundle is never overwritten: remove it first.")
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """Write what is in a packed bundle into a new folder, whole or not at all.
+
+    Raises:
+        InputError: it is no bundle, or there is something at `folder`.
+    """
+    refuse_existing(folder)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {info.filename: info for info in archive.infolist()}
+            if len(found) != len(archive.infolist()) or not found.keys() <= set(PACKED):
+                raise InputError(f"{path} is no bundle: it holds {', '.join(sorted(found))[:200]!r}.")
+            if sum(info.file_size for info in found.values()) > LARGEST_BYTES:
+                raise InputError(f"{path} unpacks to more than {LARGEST_BYTES >> 20} MB: that is no bundle.")
+            with files.whole_folder(folder) as beside:
+                for name in found:
+                    (beside / name).write_bytes(archive.read(name))
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"The bundle {path} cannot be read: {error}.") from None
+    return folder
+
+
+def sign(path: Path, key: SigningKey | None) -> Bundle:
+    """Sign a bundle, a folder or a `.edgenas` file, in place; the packed file beside a folder follows it.
+
+    Raises:
+        InputError: no bundle.
+        CheckFailedError: a file of it is not the one that was written.
+    """
+    if path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            Bundle.load(unpack(path, Path(folder) / "bundle")).sign(key).pack(path)
+        return Bundle.load(path)
+    bundle = Bundle.load(path).sign(key)
+    packed = path.with_name(path.name + SUFFIX)
+    if packed.is_file():
+        bundle.pack(packed)
+    return bundle

@@ -15,7 +15,17 @@ import numpy.typing as npt
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
-from edgenas.deploy.manifest import Accuracy, Manifest, Network, Predicted, Preprocessing, Study, TableUsed
+from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.manifest import (
+    Accuracy,
+    Manifest,
+    Network,
+    Predicted,
+    Preprocessing,
+    Study,
+    TableUsed,
+    new_release,
+)
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval
 from edgenas.evaluation.recipe import Recipe
@@ -48,6 +58,7 @@ class FinalTraining:
         table, table_name: what the choice rests on; None where latency played no part.
         limits: of the study, by name ("max_latency_ms" and so on).
         samples: whether acceptance images go into the bundle; False where data are private.
+        key: signs the bundle; None: it stays unsigned.
     """
 
     architecture: Architecture
@@ -65,6 +76,7 @@ class FinalTraining:
     table_name: str | None = None
     limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
     samples: bool = True
+    key: SigningKey | None = None
 
 
 def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress = no_progress) -> Bundle:
@@ -98,7 +110,8 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
             acceptance=acceptance,
         )
         samples = _samples(content, request) if request.samples else None
-        bundle = Bundle.write(request.folder, _manifest(request, accuracy), content, dataset.labels, samples)
+        manifest = _manifest(request, accuracy)
+        bundle = Bundle.write(request.folder, manifest, content, dataset.labels, samples, request.key)
         noted.update(folder=str(request.folder), files=bundle.manifest.files, accuracy=files.as_mapping(accuracy))
     shutil.rmtree(request.checkpoint, ignore_errors=True)
     return bundle
@@ -221,6 +234,7 @@ def _manifest(request: FinalTraining, accuracy: Accuracy) -> Manifest:
             **{name: importlib.metadata.version(name) for name in ("edgenas", "ai-edge-litert", "numpy")},
         },
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        release=new_release(),
         files={},
     )
 

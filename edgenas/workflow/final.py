@@ -1,13 +1,18 @@
 """From a study's pick to a bundle, and from a bundle to a device."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, FinalTraining, Shipped, ship, train_bundle
+from edgenas.deploy.bundle import SUFFIX
+from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
+from edgenas.deploy.keys import SigningKey
 from edgenas.device import Device
 from edgenas.errors import InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.table import LatencyTable, table_names
+from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.latency.table.finding import mismatch
 from edgenas.strategy import reopen
 
@@ -18,9 +23,10 @@ def train(
     *,
     samples: bool = True,
     epochs: int | None = None,
+    key: SigningKey | None = None,
     progress: Progress = no_progress,
 ) -> Bundle:
-    """Train the point of a study's front that is picked, and write its bundle below the study.
+    """Train the point of a study's front that is picked, and write its bundle below the study, as a folder and packed.
 
     The same call after a break goes on from the last whole epoch; when the bundle is there already it is given back.
 
@@ -29,6 +35,7 @@ def train(
         pick: "best", "knee" or a point's id.
         samples: whether acceptance images go into the bundle.
         epochs: passes over the data; the study's own number if None.
+        key: signs the bundle.
         progress: called with what is done, how much of how much.
 
     Raises:
@@ -58,27 +65,60 @@ def train(
         table_name=settings.table,
         limits=limits,
         samples=samples,
+        key=key,
     )
-    return train_bundle(request, ledger=prepared.study.ledger, progress=progress)
+    bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
+    bundle.pack(folder.with_name(folder.name + SUFFIX))
+    return bundle
 
 
 def ship_bundle(
-    folder: Path,
+    path: Path,
     device: str,
     name: str,
     *,
     table: str | None = None,
+    keep: int = 2,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
-    """Ship a bundle by its folder to a device by its name.
+    """Ship a bundle, a folder or a `.edgenas` file, to a device by its name.
 
     Args:
         table: the latency table to hold the device to; by default the bundle's own where it is of this device.
     """
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(path)
     target = Device.load(device)
-    return ship(bundle, target, name, table=_table(bundle, target, table), dry_run=dry_run, progress=progress)
+    chosen_table = _table(bundle, target, table)
+    return ship(bundle, target, name, table=chosen_table, keep=keep, dry_run=dry_run, progress=progress)
+
+
+def ship_to_fleet(
+    path: Path, pattern: str, name: str, rollout: Rollout, told: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
+    """Ship a bundle to all devices whose names match a pattern such as "pi-*"; see `ship_to_all`.
+
+    Each is held to its own latency table where there is one that fits: the bundle's, or one of the same settings.
+    """
+    bundle = Bundle.load(path)
+    return ship_to_all(
+        bundle, chosen(pattern), name, rollout, table_of=lambda device: _own_table(bundle, device), told=told
+    )
+
+
+def _own_table(bundle: Bundle, device: Device) -> LatencyTable | None:
+    """The table of a device that knows the bundle's network; None where there is none, or more than one."""
+    own = _table(bundle, device, None)
+    if own is not None:
+        return own
+    found = []
+    for name in table_names():
+        table = LatencyTable.load(name)
+        if mismatch(table, device, bundle.manifest.precision, table.identity.threads) is None:
+            with contextlib.suppress(MissingLayersError):
+                table.estimate_ms([bundle.architecture])
+                found.append(table)
+    return found[0] if len(found) == 1 else None
 
 
 def _table(bundle: Bundle, device: Device, name: str | None) -> LatencyTable | None:
