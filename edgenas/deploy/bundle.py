@@ -64,7 +64,7 @@ class Bundle:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the outputs."""
-        return tuple((self.folder / LABELS).read_text(encoding="utf-8").splitlines())
+        return tuple((self.folder / LABELS).read_text(encoding="utf-8").split("\n")[:-1])
 
     @cached_property
     def samples(self) -> Samples | None:
