@@ -7,35 +7,81 @@ import click
 
 from edgenas.cli.printing import json_option, print_json, print_pairs, progress_bars, stdout
 
+# As in edgenas.deploy, which takes too long to import for a --help.
+GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits")
+
 
 @click.command()
 @click.argument("study")
 @click.option("--pick", default="knee", show_default=True, help="best, knee, or the id of a point of the front.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the study's own number.")
+@click.option("--precision", type=click.Choice(["float32", "int8"]), help="Instead of the study's own.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="GATE",
+    type=click.Choice(GATES),
+    help=f"Let this gate fail; the manifest says so. May be given again. Gates: {', '.join(GATES)}.",
+)
 @click.option("--no-samples", is_flag=True, help="Put no images into the bundle: the data are private.")
 @click.option("--key", help="The key that signs it.  [default: yours called 'default', if there is one]")
 @json_option
-def train(study: str, pick: str, epochs: int | None, no_samples: bool, key: str | None, as_json: bool) -> None:
-    """Train a point of STUDY's front fully and write a bundle.
+def train(
+    study: str,
+    pick: str,
+    epochs: int | None,
+    precision: Any,
+    allow: tuple[str, ...],
+    no_samples: bool,
+    key: str | None,
+    as_json: bool,
+) -> None:
+    """Train a point of STUDY's front fully, see it through all gates and write a bundle.
 
-    The test split is opened for it once. Interrupted, the same command goes on from the last whole epoch.
+    Where int8 costs more than a point of accuracy the network is fine-tuned for it. The test split is opened once, when
+    the gates are passed. Interrupted, the same command goes on from the last whole epoch.
 
     \b
     Example: edgenas train shoes --pick knee
     """
+    import dataclasses
+
+    from edgenas.workflow import faster_precision
     from edgenas.workflow import train as train_pick
 
     signing = _key(key)
     with progress_bars() as progress:
-        bundle = train_pick(study, pick, samples=not no_samples, epochs=epochs, key=signing, progress=progress)
+        bundle = train_pick(
+            study,
+            pick,
+            samples=not no_samples,
+            epochs=epochs,
+            precision=precision,
+            allow=allow,
+            key=signing,
+            progress=progress,
+        )
+    manifest, faster = bundle.manifest, faster_precision(bundle)
     if as_json:
-        accuracy = bundle.manifest.accuracy
-        print_json({"bundle": str(bundle.folder), "id": bundle.manifest.architecture.id, "test_accuracy": accuracy.test,
-                    "test_interval": accuracy.test_interval, "balanced_accuracy": accuracy.balanced,
-                    "recall": accuracy.recall, "float_test_accuracy": accuracy.float_test,
-                    "release": bundle.manifest.release, "signed_by": bundle.signed_by})  # fmt: skip
-    else:
-        print_bundle(bundle)
+        accuracy = manifest.accuracy
+        print_json({"bundle": str(bundle.folder), "id": manifest.architecture.id, "precision": manifest.precision,
+                    "test_accuracy": accuracy.test, "test_interval": accuracy.test_interval,
+                    "balanced_accuracy": accuracy.balanced, "recall": accuracy.recall,
+                    "float_test_accuracy": accuracy.float_test, "float_test_interval": accuracy.float_test_interval,
+                    "release": manifest.release, "signed_by": bundle.signed_by,
+                    "gates": [dataclasses.asdict(gate) for gate in manifest.gates],
+                    "repair": dataclasses.asdict(manifest.repair),
+                    "faster_precision": None if faster is None else dataclasses.asdict(faster)})  # fmt: skip
+        return
+    print_bundle(bundle)
+    if faster is not None:
+        low, high = faster.latency_interval_ms
+        again = f"edgenas train {study} --pick {manifest.study.candidate} --precision {faster.precision}"
+        stdout.print(
+            f"{faster.precision} is predicted to be faster on this device: {faster.latency_ms:.3f} ms ({low:.3f} to "
+            f"{high:.3f}) by {faster.table}. Try: {again}",
+            markup=False,
+        )
 
 
 def print_bundle(bundle: Any) -> None:
@@ -43,12 +89,13 @@ def print_bundle(bundle: Any) -> None:
     manifest = bundle.manifest
     accuracy, predicted = manifest.accuracy, manifest.predicted
     low, high = accuracy.test_interval
+    float_low, float_high = accuracy.float_test_interval
     pairs = {
         "bundle": bundle.folder,
         "release": f"{manifest.release}, {_signed(bundle)}",
         "network": f"{manifest.architecture.id}, {manifest.precision}",
         "test accuracy": f"{accuracy.test:.2%} (95%: {low:.2%} to {high:.2%}) of the .tflite file, "
-        f"{accuracy.float_test:.2%} before conversion",
+        f"{accuracy.float_test:.2%} ({float_low:.2%} to {float_high:.2%}) before conversion",
         "recall": ", ".join(
             f"{label} {'-' if share is None else f'{share:.0%}'}" for label, share in accuracy.recall.items()
         ),
@@ -59,6 +106,16 @@ def print_bundle(bundle: Any) -> None:
             f"{predicted.latency_ms:.3f} ms ({low:.3f} to {high:.3f}), {predicted.peak_memory_kb:.0f} kB"
             + (f"; NO PROMISE: {predicted.doubt}" if predicted.doubt else "")
         )
+    repair = manifest.repair
+    if repair.loss_before is not None and repair.loss_after is not None:
+        kept = "fine-tuned for int8" if repair.kind == "fine-tuned" else "fine-tuning did not help and was left"
+        pairs["repair"] = (
+            f"{kept}: int8 cost {100 * repair.loss_before:.2f} points on the selection images before, "
+            f"{100 * repair.loss_after:.2f} after {repair.epochs} epochs"
+        )
+    for gate in manifest.gates:
+        state = "passed" if gate.passed else "FAILED, ALLOWED"
+        pairs[f"gate {gate.name}"] = f"{state}: {gate.detail}"
     print_pairs(pairs)
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import edgenas.files as files
 from edgenas.errors import CheckFailedError, InputError
@@ -80,13 +81,14 @@ class Accuracy:
     """How often it is right, as fractions.
 
     Attributes:
-        float_test: of the Keras model, on the test split.
+        float_test: of the network as it was trained, on the test split.
         test, balanced, recall: of the deployed file, on the test split; recall by label, None where none was there.
-        test_interval: Wilson's, coverage 95%.
+        float_test_interval, test_interval: Wilson's, coverage 95%.
         acceptance: of the deployed file, on the acceptance split.
     """
 
     float_test: float
+    float_test_interval: tuple[float, float]
     test: float
     test_interval: tuple[float, float]
     balanced: float
@@ -95,10 +97,47 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What a gate found; see `edgenas.deploy.gates`.
+
+    Attributes:
+        name: one of `GATES`.
+        passed: whether what it found is accepted.
+        detail: that in words, with what is accepted.
+        figures: the same by name.
+        allowed: it failed, and `--allow` let the bundle through.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+    figures: dict[str, float]
+    allowed: bool = False
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was done because int8 cost too much accuracy.
+
+    Attributes:
+        kind: "none", or "fine-tuned" with rounding in the forward pass.
+        epochs: of fine-tuning, even where its result was no better and was left; 0 where there was no need.
+        loss_before, loss_after: accuracy that int8 costs on the selection images, as fractions; None: not looked for.
+    """
+
+    kind: Literal["none", "fine-tuned"] = "none"
+    epochs: int = 0
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a bundle's `manifest.json` holds.
 
     Attributes:
+        gates: what each found; all were run before the test split was opened.
+        repair: of an int8 network.
         release: its number; on a device a release is never followed by an older one. See `new_release`.
         files: SHA-256 by name of every other file of the bundle, the signature's apart.
         limits: of the study, by name ("max_latency_ms" and so on); None: no limit.
@@ -114,6 +153,8 @@ class Manifest:
     predicted: Predicted
     limits: dict[str, float | None]
     accuracy: Accuracy
+    gates: tuple[Gate, ...]
+    repair: Repair
     recipe: Recipe
     epochs: int
     versions: dict[str, str]

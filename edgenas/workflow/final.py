@@ -1,7 +1,7 @@
 """From a study's pick to a bundle, and from a bundle to a device."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import edgenas.files as files
@@ -13,8 +13,10 @@ from edgenas.device import Device
 from edgenas.errors import InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
-from edgenas.latency.table.finding import mismatch
-from edgenas.strategy import reopen
+from edgenas.latency.table.finding import find_table, mismatch
+from edgenas.model import Precision
+from edgenas.space import MobileSpace
+from edgenas.strategy import Prepared, reopen
 
 
 def train(
@@ -24,6 +26,8 @@ def train(
     samples: bool = True,
     epochs: int | None = None,
     key: SigningKey | None = None,
+    precision: Precision | None = None,
+    allow: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> Bundle:
     """Train the point of a study's front that is picked, and write its bundle below the study, as a folder and packed.
@@ -36,22 +40,26 @@ def train(
         samples: whether acceptance images go into the bundle.
         epochs: passes over the data; the study's own number if None.
         key: signs the bundle.
+        precision: another one than the study's; its latency is predicted where a table for it is there.
+        allow: names of gates that may fail; the manifest says so.
         progress: called with what is done, how much of how much.
 
     Raises:
-        InputError: no such study or point.
-        CheckFailedError: a gate failed, or the test split was opened for another point before.
+        InputError: no such study, point or gate.
+        CheckFailedError: gates failed, or the test split was opened for another point before.
     """
     prepared = reopen(study)
     settings = prepared.settings
     point = prepared.study.front.pick(pick)
-    folder = prepared.study.folder / "bundles" / point.id
+    name = point.id if precision in (None, settings.precision) else f"{point.id}-{precision}"
+    folder = prepared.study.folder / "bundles" / name
     if (folder / "manifest.json").is_file():
         return Bundle.load(folder)
+    table_name, table = _table_of(prepared, precision or settings.precision)
     limits = {n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")}
     request = FinalTraining(
         architecture=point.architecture,
-        precision=settings.precision,
+        precision=precision or settings.precision,
         dataset=prepared.dataset,
         splits=prepared.splits,
         recipe=settings.final.recipe,
@@ -60,16 +68,29 @@ def train(
         study=settings.study,
         candidate=point.id,
         folder=folder,
-        checkpoint=prepared.study.folder / "checkpoints" / point.id,
-        table=prepared.table,
-        table_name=settings.table,
+        checkpoint=prepared.study.folder / "checkpoints" / name,
+        table=table,
+        table_name=table_name,
         limits=limits,
         samples=samples,
         key=key,
+        allow=tuple(allow),
     )
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
     bundle.pack(folder.with_name(folder.name + SUFFIX))
     return bundle
+
+
+def _table_of(prepared: Prepared, precision: Precision) -> tuple[str | None, LatencyTable | None]:
+    """The study's table, or for another precision one of the same device that fits, where there is just one."""
+    settings = prepared.settings
+    if precision == settings.precision:
+        return settings.table, prepared.table
+    space = MobileSpace(settings.space, settings.input_shape, prepared.dataset.classes, settings.activation)
+    try:
+        return find_table(prepared.device, space, precision, settings.threads)
+    except InputError:
+        return None, None
 
 
 def ship_bundle(
