@@ -6,6 +6,7 @@ import sys
 import click
 
 from edgenas.cli.devices import device, doctor
+from edgenas.cli.exporting import export
 from edgenas.cli.models import deployed, rollback, ship, train
 from edgenas.cli.printing import stderr
 from edgenas.cli.profiling import measure, profile, table
@@ -27,7 +28,8 @@ def cli() -> None:
 
 
 for command in (
-    doctor, device, profile, table, measure, search, pareto, train, ship, rollback, deployed, report, quickstart,
+    doctor, device, profile, table, measure, search, pareto, train, export, ship, rollback, deployed, report,
+    quickstart,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,6 +1,7 @@
 """The last training of a chosen network, the bundle it becomes, and the way onto a device and back."""
 
 from edgenas.deploy.bundle import Bundle, Samples
+from edgenas.deploy.exporting import Exported, export
 from edgenas.deploy.manifest import Manifest
 from edgenas.deploy.releases import Deployed, RolledBack, deployed, rollback
 from edgenas.deploy.shipping import Check, Shipped, ship
@@ -10,12 +11,14 @@ __all__ = [
     "Bundle",
     "Check",
     "Deployed",
+    "Exported",
     "FinalTraining",
     "Manifest",
     "RolledBack",
     "Samples",
     "Shipped",
     "deployed",
+    "export",
     "rollback",
     "ship",
     "train_bundle",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
+from edgenas.deploy.describing import described
 from edgenas.deploy.manifest import Accuracy, Manifest, Network, Predicted, Preprocessing, Study, TableUsed
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval
@@ -87,6 +88,7 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         prepare_tensorflow()
         model = _train(request, ledger, progress)
         content = _convert(request, model, progress)
+        content = described(content, request.study, request.architecture, request.precision, dataset)
         progress("checking the converted file", 0, 1)
         acceptance = _check(request, model, content)
         progress("opening the test split", 0, 1)
