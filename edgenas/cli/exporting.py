@@ -26,20 +26,18 @@ def export(bundle: Path, folder: Path, form: str, name: str | None, as_json: boo
     from edgenas.deploy.exporting import export as write
 
     done = write(Bundle.load(bundle), form, folder, name)
-    if as_json:
-        print_json({"bundle": str(bundle), "folder": str(done.folder), "format": done.format, "name": done.name,
-                    "files": done.files, "labels_in_model": None if done.metadata is None else len(done.metadata.labels),
-                    "arena_bytes": done.arena_bytes, "arena_predicted_bytes": done.arena_predicted_bytes,
-                    "operators": list(done.operators)})  # fmt: skip
-        return
     metadata = done.metadata
-    pairs = {
-        "written": done.folder,
-        "files": ", ".join(done.files),
-        "metadata": "none in the model: other tools will ask for labels and normalisation"
-        if metadata is None
-        else f"{len(metadata.labels)} labels; a {metadata.colour} image, mean {metadata.mean:g} and std {metadata.std:g}",
-    }
+    if as_json:
+        labels = None if metadata is None else len(metadata.labels)
+        arena = {"arena_bytes": done.arena_bytes, "arena_predicted_bytes": done.arena_predicted_bytes}
+        print_json({"bundle": str(bundle), "folder": str(done.folder), "format": done.format, "name": done.name,
+                    "files": done.files, "labels_in_model": labels, **arena, "operators": done.operators})  # fmt: skip
+        return
+    says = "nothing: other tools will ask for labels and normalisation"
+    if metadata is not None:
+        pixels = f"mean {metadata.mean:g}, std {metadata.std:g}"
+        says = f"{len(metadata.labels)} labels; a {metadata.colour} image, {pixels}"
+    pairs = {"written": done.folder, "files": ", ".join(done.files), "model says": says}
     if done.arena_bytes is not None:
         pairs["arena"] = f"{done.arena_bytes:,} bytes ({done.arena_predicted_bytes:,} predicted, and a margin)"
         pairs["operators"] = ", ".join(done.operators)

@@ -127,11 +127,11 @@ def _comment(bundle: Bundle, content: bytes, identifier: str, predicted_bytes: i
     yield ""
     yield f"Input: {shape} (height, width, channels), {dtype}, raw pixels of 0-255: normalisation is inside the model."
     yield f"An image of another size is brought to this one by '{check_policy(preprocessing.policy)}'."
-    yield f"Output: {len(bundle.labels)} values, {dtype}, in the order of {identifier}_labels: the largest is the answer."
+    yield f"Output: {len(bundle.labels)} values, {dtype}, one for each of {identifier}_labels; the largest answers."
     yield ""
-    yield f"{identifier}_arena_size_bytes: {predicted_bytes} predicted for TensorFlow Lite Micro's reference kernels where"
-    yield f"pointers have 64 bits, and {ARENA_MARGIN:.0%} more. Kernels with scratch buffers of their own, such as CMSIS-NN's,"
-    yield "need those besides; once it runs, MicroInterpreter::arena_used_bytes() says what it took."
+    yield f"{identifier}_arena_size_bytes: {predicted_bytes} predicted for TensorFlow Lite Micro's reference kernels"
+    yield f"where pointers have 64 bits, and {ARENA_MARGIN:.0%} more. Kernels with scratch buffers of their own, such"
+    yield "as CMSIS-NN's, need those besides; once it runs, MicroInterpreter::arena_used_bytes() says what it took."
 
 
 def _header(identifier: str, size_bytes: int, labels: int, arena_bytes: int, operators: Sequence[str]) -> str:

@@ -63,10 +63,12 @@ def export(bundle: Bundle, form: str, folder: Path, name: str | None = None) -> 
     if os.path.lexists(folder):
         raise InputError(f"There is already something at {folder}, and an export overwrites nothing: remove it first.")
     metadata = _metadata(bundle)
+    source = c_array(bundle, name) if chosen == "c-array" else None
     try:
         with files.whole_folder(folder) as beside:
-            source = _write_android(bundle, beside, name) if chosen == "android" else c_array(bundle, name)
-            if source is not None:
+            if source is None:
+                _write_android(bundle, beside, name, metadata)
+            else:
                 for file, text in source.files.items():
                     (beside / file).write_text(text, encoding="ascii")
             written = {
@@ -92,20 +94,22 @@ def _metadata(bundle: Bundle) -> Metadata | None:
     return metadata
 
 
-def _write_android(bundle: Bundle, beside: Path, name: str) -> None:
+def _write_android(bundle: Bundle, beside: Path, name: str, metadata: Metadata | None) -> None:
     """The folder `assets`, and beside it, so that no app carries it, a README."""
     assets = beside / ASSETS / name
     assets.mkdir(parents=True)
     for file in (MODEL, LABELS, FILE):
         (assets / file).write_bytes((bundle.folder / file).read_bytes())
-    (beside / "README.md").write_text(_readme(bundle, name), encoding="utf-8")
+    (beside / "README.md").write_text(_readme(bundle, name, metadata), encoding="utf-8")
 
 
-def _readme(bundle: Bundle, name: str) -> str:
+def _readme(bundle: Bundle, name: str, metadata: Metadata | None) -> str:
     preprocessing = bundle.manifest.preprocessing
     height, width, channels = preprocessing.input_shape
+    policy = check_policy(preprocessing.policy)
     pixels = "one byte a channel" if bundle.manifest.precision == "int8" else "one float32 a channel"
     colour = "red, green, blue" if channels == 3 else "grey, 0.299 R + 0.587 G + 0.114 B"
+    told = "" if metadata is None else "The model carries TFLite metadata, so Android's own tools know all this too. "
     return f"""# {name}: assets for an Android app
 
 Copy `assets` into the app's `src/main/`. `assets/edgenas/{name}/` holds `{MODEL}`, `{LABELS}` and `{FILE}`, whose
@@ -113,10 +117,9 @@ Copy `assets` into the app's `src/main/`. `assets/edgenas/{name}/` holds `{MODEL
 together with its hash.
 
 - Input: {height} rows of {width} pixels, {pixels}, 0-255 as they are, {colour}. Normalisation is inside the model.
-- An image of another size is brought to this one by `{check_policy(preprocessing.policy)}`: `fit` stretches; `crop` scales until it
-  covers the input and cuts the centre out; `pad` scales until it fits inside, centred on black.
+- An image of another size is brought to this one by `{policy}`: `fit` stretches; `crop` scales until it covers the
+  input and cuts the centre out; `pad` scales until it fits inside, centred on black.
 - Output: {len(bundle.labels)} values, in the order of `{LABELS}`; the largest is the answer.
 
-The model carries TFLite metadata too, for Android Studio and the Task Library. EdgeNAS' `examples/android/` has a Kotlin
-class that loads all this.
+{told}EdgeNAS' `examples/android/` has a Kotlin class that loads them.
 """

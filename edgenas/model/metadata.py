@@ -6,6 +6,7 @@ Android's reader maps it. A zip is read from its end and a flatbuffer from its b
 """
 
 import io
+import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -286,5 +287,5 @@ def _labels(content: bytes, wanted: Table) -> tuple[str, ...]:
             if info.compress_type != zipfile.ZIP_STORED:
                 raise InputError(f"{names[0]} in the model is compressed; Android reads it uncompressed only.")
             return tuple(archive.read(info).decode().splitlines())
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, OSError, EOFError, struct.error) as error:
         raise InputError(f"The labels {names[0]!r} in the model cannot be read: {error}.") from None
