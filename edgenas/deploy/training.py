@@ -88,7 +88,8 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         prepare_tensorflow()
         model = _train(request, ledger, progress)
         content = _convert(request, model, progress)
-        content = described(content, request.study, request.architecture, request.precision, dataset)
+        named = request.study, request.architecture, request.precision
+        content = described(content, *named, dataset.labels, dataset.policy)
         progress("checking the converted file", 0, 1)
         acceptance = _check(request, model, content)
         progress("opening the test split", 0, 1)

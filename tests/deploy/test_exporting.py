@@ -7,12 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, export
 from edgenas.errors import CheckFailedError, InputError
+from edgenas.evaluation.data.images import Policy
 from edgenas.latency.memory import arena_kb
 from edgenas.model import Precision, convert_network
 from edgenas.model.metadata import Metadata, add_metadata, operators_of, read_metadata
@@ -92,10 +94,6 @@ def test_the_kotlin_example_asks_for_what_is_there(bundle: Bundle, tmp_path: Pat
     (outer, inner), (hashes_of, _) = (re.findall(r'\("?(\w+)"?\)', keys) for keys in (policy, hashes))
     assert f'"{manifest[outer][inner]}" ->' in code
     assert all(manifest[hashes_of][file] == files.sha256(bundle.folder / file) for file in checked)
-    from typing import get_args
-
-    from edgenas.evaluation.data.images import Policy
-
     assert re.findall(r'^ +"(\w+)" ->', code, re.MULTILINE) == list(get_args(Policy))
     assert "--format android" in (EXAMPLE / "README.md").read_text()
 
@@ -106,7 +104,7 @@ def test_what_is_there_stays(bundle: Bundle, tmp_path: Path, form: str) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("empty", "file", "link"):
-        with pytest.raises(InputError, match="already something at .*overwrites nothing"):
+        with pytest.raises(InputError, match=r"already something at .*overwrites nothing"):
             export(bundle, form, tmp_path / name)
     with pytest.raises(InputError, match=r"file/out cannot be written"):
         export(bundle, form, tmp_path / "file" / "out")
@@ -188,9 +186,11 @@ int main() {
   NAME_add_operators(resolver);
   const bool aligned = reinterpret_cast<std::uintptr_t>(NAME_model) % 16 == 0;
   if (resolver.added != static_cast<int>(NAME_operator_count)) return 1;
-  std::printf("%u %u %u %d %d\n", NAME_model_size_bytes, NAME_label_count, NAME_arena_size_bytes, resolver.added, aligned);
+  std::printf("%u %u %u", NAME_model_size_bytes, NAME_label_count, NAME_arena_size_bytes);
+  std::printf(" %d %d\n", resolver.added, aligned);
   std::fwrite(NAME_model, 1, NAME_model_size_bytes, stdout);
-  for (unsigned int i = 0; i < NAME_label_count; ++i) std::fwrite(NAME_labels[i], 1, std::strlen(NAME_labels[i]) + 1, stdout);
+  for (unsigned int i = 0; i < NAME_label_count; ++i)
+    std::fwrite(NAME_labels[i], 1, std::strlen(NAME_labels[i]) + 1, stdout);
 }
 """
 

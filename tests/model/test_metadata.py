@@ -73,7 +73,7 @@ def test_it_runs_as_before(run: Callable[[bytes, np.ndarray], np.ndarray], preci
 
 @both_precisions
 def test_the_rest_of_the_model_is_as_it_was(precision: Precision) -> None:
-    """By TFLite's own generated code: each buffer holds what it held, aligned for the runtimes that read it in place."""
+    """By TFLite's own generated code: each buffer holds what it held, and is aligned as runtimes want it."""
     before = schema.Model.GetRootAs(plain(precision))
     content = told(precision)
     after = schema.Model.GetRootAs(content)
