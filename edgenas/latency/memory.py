@@ -262,7 +262,7 @@ _FILE_BYTES = {
 
 # TFLite metadata, which every bundle's file has (edgenas.model.metadata): the tables and texts with the zip around the
 # labels, a label of middling length, and each tensor's place in the list of buffers, which is written anew.
-_METADATA_BYTES, _LABEL_BYTES, _BUFFER_BYTES = 1200, 8, 4
+_METADATA_BYTES, _LABEL_BYTES, _BUFFER_BYTES = 1080, 8, 4
 
 
 def _file_bytes(layer: Layer, precision: str) -> int:
