@@ -6,6 +6,7 @@ import sys
 import click
 
 from edgenas.cli.devices import device, doctor
+from edgenas.cli.exporting import export
 from edgenas.cli.keys import key
 from edgenas.cli.models import sign, train
 from edgenas.cli.printing import stderr
@@ -29,7 +30,7 @@ def cli() -> None:
 
 
 for command in (
-    doctor, device, profile, table, measure, search, pareto, train, sign, ship, rollback, deployed,
+    doctor, device, profile, table, measure, search, pareto, train, sign, export, ship, rollback, deployed,
     verify, key, report, quickstart,
 ):  # fmt: skip
     cli.add_command(command)

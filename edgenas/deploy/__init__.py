@@ -1,6 +1,7 @@
 """The last training of a chosen network, the bundle it becomes, and the way onto a device and back."""
 
 from edgenas.deploy.bundle import Bundle, Samples
+from edgenas.deploy.exporting import Exported, export
 from edgenas.deploy.gates import GATES
 from edgenas.deploy.manifest import Gate, Manifest
 from edgenas.deploy.releases import Deployed, RolledBack, Verified, deployed, rollback, verify
@@ -13,6 +14,7 @@ __all__ = [
     "Bundle",
     "Check",
     "Deployed",
+    "Exported",
     "FinalTraining",
     "Gate",
     "Manifest",
@@ -21,6 +23,7 @@ __all__ = [
     "Shipped",
     "Verified",
     "deployed",
+    "export",
     "rollback",
     "ship",
     "train_bundle",

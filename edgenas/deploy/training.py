@@ -16,6 +16,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy import gates
 from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
+from edgenas.deploy.describing import described
 from edgenas.deploy.keys import SigningKey
 from edgenas.deploy.manifest import (
     Accuracy,
@@ -102,6 +103,9 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         prepare_tensorflow()
         model = _train(request, ledger, progress)
         made = _files(request, model, ledger, progress)
+        named = request.study, request.architecture, request.precision
+        content = described(made.content, *named, dataset.labels, dataset.policy)
+        made = dataclasses.replace(made, content=content)
         progress("running the gates", 0, 1)
         passed = gates.let_through(_gates(request, made), request.allow)
         progress("opening the test split", 0, 1)
