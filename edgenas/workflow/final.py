@@ -53,8 +53,12 @@ def train(
     point = prepared.study.front.pick(pick)
     name = point.id if precision in (None, settings.precision) else f"{point.id}-{precision}"
     folder = prepared.study.folder / "bundles" / name
+    packed = folder.with_name(folder.name + SUFFIX)
     if (folder / "manifest.json").is_file():
-        return Bundle.load(folder)
+        bundle = Bundle.load(folder)
+        if not packed.is_file():
+            bundle.pack(packed)
+        return bundle
     table_name, table = _table_of(prepared, precision or settings.precision)
     limits = {n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")}
     request = FinalTraining(
@@ -77,7 +81,7 @@ def train(
         allow=tuple(allow),
     )
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
-    bundle.pack(folder.with_name(folder.name + SUFFIX))
+    bundle.pack(packed)
     return bundle
 
 

@@ -120,6 +120,10 @@ def test_4_train_opens_the_test_split_once(user: User):
     trained = user.gets("train", "digits", "--pick", "best")
     assert trained["test_accuracy"] > 0.5
     assert trained["signed_by"] == key
+    gates = {gate["name"]: gate for gate in trained["gates"]}
+    assert list(gates) == ["float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits"]
+    assert all(gate["passed"] for gate in gates.values())
+    assert gates["limits"]["figures"]["latency_ms"] <= gates["limits"]["figures"]["max_latency_ms"] == 0.5
     opened = [
         line for line in (user.folder / "studies/digits/ledger.jsonl").read_text().splitlines() if "test_opened" in line
     ]
