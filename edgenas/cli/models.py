@@ -24,6 +24,9 @@ GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", 
     help=f"Let this gate fail; the manifest says so. May be given again. Gates: {', '.join(GATES)}.",
 )
 @click.option("--no-samples", is_flag=True, help="Put no images into the bundle: the data are private.")
+@click.option(
+    "--with-float32", is_flag=True, help="Put the float32 model beside an int8 one: ship --precision float32."
+)
 @click.option("--key", help="The key that signs it.  [default: yours called 'default', if there is one]")
 @json_option
 def train(
@@ -33,6 +36,7 @@ def train(
     precision: Any,
     allow: tuple[str, ...],
     no_samples: bool,
+    with_float32: bool,
     key: str | None,
     as_json: bool,
 ) -> None:
@@ -59,6 +63,7 @@ def train(
             precision=precision,
             allow=allow,
             key=signing,
+            with_float32=with_float32,
             progress=progress,
         )
     manifest, faster = bundle.manifest, faster_precision(bundle)

@@ -16,6 +16,7 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError
 @click.argument("device", required=False)
 @click.option("--as", "name", required=True, help="The model's name on the device.")
 @click.option("--table", help="The latency table to hold the device to.")
+@click.option("--precision", type=click.Choice(["float32", "int8"]), help="Which of the bundle's models.")
 @click.option("--to", "pattern", help="Instead of DEVICE: all whose names match, such as 'pi-*', or 'pi-1,pi-2'.")
 @click.option("--canary", type=click.IntRange(0), default=1, show_default=True, help="So many of them first.")
 @click.option("--wave", type=click.IntRange(1), default=4, show_default=True, help="Then so many at a time.")
@@ -28,6 +29,7 @@ def ship(
     device: str | None,
     name: str,
     table: str | None,
+    precision: str | None,
     pattern: str | None,
     canary: int,
     wave: int,
@@ -47,14 +49,16 @@ def ship(
     if (device is None) == (pattern is None):
         raise InputError("Name a DEVICE, or several with --to 'PATTERN'.")
     if pattern is not None:
-        if table is not None:
-            raise InputError("--table is of one device; with --to each is held to its own.")
+        if table is not None or precision is not None:
+            raise InputError("--table and --precision are of one device; with --to each is held to its own table.")
         _ship_to_fleet(bundle, pattern, name, canary, wave, max_failures, keep, dry_run, as_json)
         return
     from edgenas.workflow import ship_bundle
 
     with progress_bars() as progress:
-        shipped = ship_bundle(bundle, str(device), name, table=table, keep=keep, dry_run=dry_run, progress=progress)
+        shipped = ship_bundle(
+            bundle, str(device), name, table=table, precision=precision, keep=keep, dry_run=dry_run, progress=progress
+        )
     print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
 
 

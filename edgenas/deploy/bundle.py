@@ -22,8 +22,9 @@ from edgenas.device.agent.signatures import SIGNATURE
 from edgenas.errors import CheckFailedError, InputError
 
 MODEL, LABELS, SAMPLES = "model.tflite", "labels.txt", "samples.npz"
+FLOAT_MODEL = "model_float32.tflite"  # beside an int8 model, for devices where that is the slower one
 SUFFIX = ".edgenas"  # of a bundle as one file: a zip of PACKED, nothing compressed
-PACKED = (FILE, SIGNATURE, MODEL, LABELS, SAMPLES)
+PACKED = (FILE, SIGNATURE, MODEL, FLOAT_MODEL, LABELS, SAMPLES)
 LARGEST_BYTES = 1 << 30  # that a packed bundle may unpack to
 UNPACKED = Path(".edgenas") / "bundles"
 
@@ -36,17 +37,19 @@ class Samples:
         images: uint8 [n, height, width, channels], raw pixels.
         labels: int64 [n], the true classes.
         outputs: [n, classes], the raw outputs of `model.tflite` on the host (float32 or uint8).
+        float_outputs: the same of `model_float32.tflite`; None where there is none.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     outputs: npt.NDArray[Any]
+    float_outputs: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A folder with `model.tflite`, `labels.txt`, `samples.npz` (unless the data are private), `manifest.json`, and
-    `manifest.sig` where it is signed.
+    `manifest.sig` where it is signed. Beside an int8 model the same network may be there as `model_float32.tflite`.
 
     Attributes:
         folder: where it is.
@@ -60,6 +63,35 @@ class Bundle:
     def model_path(self) -> Path:
         """Its `.tflite` file."""
         return self.folder / MODEL
+
+    def model_of(self, precision: str) -> Path:
+        """The file of a precision.
+
+        Raises:
+            InputError: it is not in the bundle.
+        """
+        if precision == self.manifest.precision:
+            return self.model_path
+        if precision == "float32" and FLOAT_MODEL in self.manifest.files:
+            return self.folder / FLOAT_MODEL
+        raise InputError(
+            f"The bundle {self.folder} has no {precision} model, only {' and '.join(self.precisions)}. "
+            "`edgenas train --with-float32` puts a float32 one beside the int8 one."
+        )
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those it has, the one it was made for first."""
+        return (self.manifest.precision, *(["float32"] if FLOAT_MODEL in self.manifest.files else []))
+
+    def samples_of(self, precision: str) -> Samples | None:
+        """The samples with the outputs of that precision's file."""
+        samples = self.samples
+        if samples is None or precision == self.manifest.precision:
+            return samples
+        if samples.float_outputs is None:
+            return None
+        return dataclasses.replace(samples, outputs=samples.float_outputs)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -78,12 +110,14 @@ class Bundle:
         path = self.folder / SAMPLES
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                found = Samples(arrays["images"], arrays["labels"], arrays["outputs"])
+                float_outputs = arrays.get("float_outputs")
+                found = Samples(arrays["images"], arrays["labels"], arrays["outputs"], float_outputs)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"The samples {path} cannot be read: {error}. Train the bundle again.") from None
         count, shape = len(found.labels), self.manifest.preprocessing.input_shape
         expected = (count, *shape), (count, self.manifest.architecture.classes)
-        if count == 0 or (found.images.shape, found.outputs.shape) != expected:
+        fits = float_outputs is None or float_outputs.shape == found.outputs.shape
+        if count == 0 or (found.images.shape, found.outputs.shape) != expected or not fits:
             raise InputError(
                 f"The samples {path} do not fit the model: expected images and outputs of {expected}, received "
                 f"{found.images.shape} and {found.outputs.shape}. Train the bundle again."
@@ -117,10 +151,10 @@ class Bundle:
             folder = UNPACKED / files.sha256(path)[:32]
             return cls.load(folder if folder.is_dir() else unpack(path, folder))
         manifest = read_manifest(path / FILE)
-        if not {MODEL, LABELS} <= set(manifest.files) <= {MODEL, LABELS, SAMPLES}:
+        if not {MODEL, LABELS} <= set(manifest.files) <= {MODEL, LABELS, SAMPLES, FLOAT_MODEL}:
             raise InputError(
-                f"{path / FILE}: expected the files {MODEL}, {LABELS} and perhaps {SAMPLES}, received "
-                f"{', '.join(sorted(manifest.files)) or 'none'}."
+                f"{path / FILE}: expected the files {MODEL}, {LABELS} and perhaps {SAMPLES} and {FLOAT_MODEL}, "
+                f"received {', '.join(sorted(manifest.files)) or 'none'}."
             )
         for name, expected in manifest.files.items():
             if not (path / name).is_file():
@@ -147,10 +181,12 @@ class Bundle:
         labels: Sequence[str],
         samples: Samples | None,
         key: SigningKey | None = None,
+        float_model: bytes | None = None,
     ) -> "Bundle":
         """Write a bundle, whole or not at all. The manifest's hashes are filled in here.
 
         Args:
+            float_model: the float32 file beside an int8 one.
             key: signs it; None: it stays unsigned, and devices that trust a key refuse it.
 
         Raises:
@@ -159,11 +195,14 @@ class Bundle:
         refuse_existing(folder)
         with files.whole_folder(folder) as beside:
             (beside / MODEL).write_bytes(model)
+            if float_model is not None:
+                (beside / FLOAT_MODEL).write_bytes(float_model)
             (beside / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
             if samples is not None:
-                np.savez_compressed(
-                    beside / SAMPLES, images=samples.images, labels=samples.labels, outputs=samples.outputs
-                )
+                arrays = {"images": samples.images, "labels": samples.labels, "outputs": samples.outputs}
+                if samples.float_outputs is not None:
+                    arrays["float_outputs"] = samples.float_outputs
+                np.savez_compressed(beside / SAMPLES, **arrays)  # type: ignore[arg-type]
             hashes = {path.name: files.sha256(path) for path in sorted(beside.iterdir())}
             write_manifest(beside / FILE, dataclasses.replace(manifest, files=hashes))
             if key is not None:

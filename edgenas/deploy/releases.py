@@ -134,8 +134,11 @@ def verify(
         agreement, measured = None, None
         scratch, model = f"{connection.folder}/verify", f"{folder}/{MODEL}"
         try:
-            if bundle is not None and bundle.samples is not None:
-                agreement = run_samples(connection, agent, model, bundle.samples, scratch, threads, progress)
+            samples = (
+                None if bundle is None else bundle.samples_of(str(record.get("precision") or bundle.manifest.precision))
+            )
+            if samples is not None:
+                agreement = run_samples(connection, agent, model, samples, scratch, threads, progress)
                 if not agreement.enough:
                     raise CheckFailedError(f"{device.name}: {agreement.complaint}")
             if measure:

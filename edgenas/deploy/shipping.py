@@ -32,6 +32,7 @@ def ship(
     name: str,
     *,
     table: LatencyTable | None = None,
+    precision: str | None = None,
     keep: int = 2,
     dry_run: bool = False,
     progress: Progress = no_progress,
@@ -43,6 +44,7 @@ def ship(
         device: where to.
         name: of the model on the device; what was live under it stays there for `rollback`.
         table: of this device, to compare the latency with; without one it is measured all the same.
+        precision: which of the bundle's models; None: the one it was made for.
         keep: how many releases stay on the device, this one among them.
         dry_run: do everything but the switch.
         progress: called with what is being done, how much of how much.
@@ -56,13 +58,15 @@ def ship(
     """
     check_name("model", name)
     _refuse_simulated(bundle, table)
+    precision = precision or bundle.manifest.precision
+    bundle.model_of(precision)
     if table is not None:
-        why = mismatch(table, device, bundle.manifest.precision, table.identity.threads)
+        why = mismatch(table, device, precision, table.identity.threads)
         if why is not None:
             raise InputError(f"The latency table does not fit: {why}. `edgenas table list` shows those there are.")
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
-        return _Shipment(bundle, name, table, connection, agent, progress).run(dry_run, keep)
+        return _Shipment(bundle, precision, name, table, connection, agent, progress).run(dry_run, keep)
 
 
 def _refuse_simulated(bundle: Bundle, table: LatencyTable | None) -> None:
@@ -84,6 +88,7 @@ class _Shipment:
     def __init__(
         self,
         bundle: Bundle,
+        precision: str,
         name: str,
         table: LatencyTable | None,
         connection: Connection,
@@ -99,8 +104,10 @@ class _Shipment:
         self._table = table
         self._promise = promise(table, bundle.architecture, agent)
         self._before = self._live()
-        folder = bundle.folder
-        self._hashes = {name: sha256(folder / name) for name in RELEASED if (folder / name).is_file()}
+        self._precision = precision
+        sources = {name: bundle.folder / name for name in RELEASED} | {MODEL: bundle.model_of(precision)}
+        self._sources = {name: path for name, path in sources.items() if path.is_file()}
+        self._hashes = {name: sha256(path) for name, path in self._sources.items()}
         self._switching = False
         self._checks: list[Check] = []
 
@@ -140,10 +147,10 @@ class _Shipment:
 
     def _send(self) -> None:
         """Send what the device has not; what was cut goes on."""
-        samples = self._bundle.samples
+        samples = self._bundle.samples_of(self._precision)
         spare = 0 if samples is None else samples.images.nbytes + samples.outputs.nbytes
         files = {
-            name: {"sha256": sha, "size_bytes": (self._bundle.folder / name).stat().st_size}
+            name: {"sha256": sha, "size_bytes": self._sources[name].stat().st_size}
             for name, sha in self._hashes.items()
         }
         release = self._bundle.manifest.release
@@ -156,7 +163,7 @@ class _Shipment:
             if sha in lacking:
                 self._progress(f"sending {name}", 0, files[name]["size_bytes"])
                 self._connection.put(
-                    self._bundle.folder / name,
+                    self._sources[name],
                     f"{folder}/{sha}",
                     timeout_s=600 + files[name]["size_bytes"] / _SLOWEST_BYTES_PER_S,
                     resume=True,
@@ -182,7 +189,7 @@ class _Shipment:
 
     def _agreement(self, staged: "_Staged") -> Agreement | None:
         """What the device makes of the bundle's samples."""
-        samples = self._bundle.samples
+        samples = self._bundle.samples_of(self._precision)
         if samples is None:
             self._note("agreement", None, "the bundle has no samples")
             return None
@@ -232,7 +239,7 @@ class _Shipment:
             latency_ms={"median": measured.median_ms, "p90": measured.p90_ms},
             latency_interval_ms=measured.interval_ms,
             normalised_ms=measured.normalised_ms,
-            predicted_ms=self._bundle.manifest.predicted.latency_ms if self._table is None else said.predicted_ms,
+            predicted_ms=self._predicted_ms,
             limit_ms=self._limit_ms,
             promise="unbacked" if kept is None else "kept" if kept else "broken",
             promise_kept=kept,
@@ -247,7 +254,7 @@ class _Shipment:
             "study": manifest.study.name,
             "candidate": manifest.study.candidate,
             "architecture": manifest.architecture.id,
-            "precision": manifest.precision,
+            "precision": self._precision,
             "threads": self._threads,
             "test_accuracy": manifest.accuracy.test,
             "latency_ms": shipped.latency_ms,
@@ -255,6 +262,14 @@ class _Shipment:
             "agreement_on_device": shipped.agreement_on_device,
             "model_sha256": self._hashes[MODEL],
         }
+
+    @property
+    def _predicted_ms(self) -> float | None:
+        """By the table; without one, by the bundle's, which is of the precision that it was made for."""
+        manifest = self._bundle.manifest
+        if self._table is None and self._precision == manifest.precision:
+            return manifest.predicted.latency_ms
+        return self._promise.predicted_ms
 
     @property
     def _threads(self) -> int:

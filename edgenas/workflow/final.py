@@ -28,6 +28,7 @@ def train(
     key: SigningKey | None = None,
     precision: Precision | None = None,
     allow: Sequence[str] = (),
+    with_float32: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Train the point of a study's front that is picked, and write its bundle below the study, as a folder and packed.
@@ -40,6 +41,7 @@ def train(
         samples: whether acceptance images go into the bundle.
         epochs: passes over the data; the study's own number if None.
         key: signs the bundle.
+        with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
         precision: another one than the study's; its latency is predicted where a table for it is there.
         allow: names of gates that may fail; the manifest says so.
         progress: called with what is done, how much of how much.
@@ -78,6 +80,7 @@ def train(
         limits=limits,
         samples=samples,
         key=key,
+        with_float32=with_float32,
         allow=tuple(allow),
     )
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
@@ -103,6 +106,7 @@ def ship_bundle(
     name: str,
     *,
     table: str | None = None,
+    precision: str | None = None,
     keep: int = 2,
     dry_run: bool = False,
     progress: Progress = no_progress,
@@ -110,12 +114,14 @@ def ship_bundle(
     """Ship a bundle, a folder or a `.edgenas` file, to a device by its name.
 
     Args:
-        table: the latency table to hold the device to; by default the bundle's own where it is of this device.
+        table: the latency table to hold the device to; by default the bundle's own where it is of this device, or one
+            of the device that fits where there is just one.
+        precision: which of the bundle's models; None: the one it was made for.
     """
     bundle = Bundle.load(path)
     target = Device.load(device)
-    chosen_table = _table(bundle, target, table)
-    return ship(bundle, target, name, table=chosen_table, keep=keep, dry_run=dry_run, progress=progress)
+    used = _own_table(bundle, target, precision) if table is None else _named_table(bundle, target, table, precision)
+    return ship(bundle, target, name, table=used, precision=precision, keep=keep, dry_run=dry_run, progress=progress)
 
 
 def ship_to_fleet(
@@ -131,31 +137,24 @@ def ship_to_fleet(
     )
 
 
-def _own_table(bundle: Bundle, device: Device) -> LatencyTable | None:
-    """The table of a device that knows the bundle's network; None where there is none, or more than one."""
-    own = _table(bundle, device, None)
-    if own is not None:
-        return own
-    found = []
+def _own_table(bundle: Bundle, device: Device, precision: str | None = None) -> LatencyTable | None:
+    """The table of a device that knows the bundle's network: the one that it rests on, or else the only one."""
+    precision, used = precision or bundle.manifest.precision, bundle.manifest.table
+    found = {}
     for name in table_names():
         table = LatencyTable.load(name)
-        if mismatch(table, device, bundle.manifest.precision, table.identity.threads) is None:
+        if mismatch(table, device, precision, table.identity.threads) is None:
             with contextlib.suppress(MissingLayersError):
                 table.estimate_ms([bundle.architecture])
-                found.append(table)
-    return found[0] if len(found) == 1 else None
+                found[name] = table
+    if used is not None and used.name in found:
+        return found[used.name]
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
-def _table(bundle: Bundle, device: Device, name: str | None) -> LatencyTable | None:
-    used = bundle.manifest.table
-    if name is None:
-        if used is None or used.name not in table_names():
-            return None
-        table = LatencyTable.load(used.name)
-        fits = mismatch(table, device, bundle.manifest.precision, table.identity.threads) is None
-        return table if fits else None
+def _named_table(bundle: Bundle, device: Device, name: str, precision: str | None) -> LatencyTable:
     table = LatencyTable.load(name)
-    why = mismatch(table, device, bundle.manifest.precision, table.identity.threads)
+    why = mismatch(table, device, precision or bundle.manifest.precision, table.identity.threads)
     if why is not None:
         raise InputError(f"The latency table {name!r} does not fit: {why}.")
     return table

@@ -121,7 +121,7 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
         (("pi-1", "--to", "pi-*"), "Name a DEVICE, or several with --to"),
         ((), "Name a DEVICE"),
         (("--to", "pi-9"), "No device is called 'pi-9'. Did you mean"),
-        (("--to", "pi-*", "--table", "t"), "--table is of one device"),
+        (("--to", "pi-*", "--table", "t"), "are of one device"),
     ):
         done = ships(*words, "--as", "digits")
         assert (done.returncode, done.stdout) == (2, "")

@@ -14,8 +14,9 @@ from edgenas.deploy import Bundle, Samples, deployed, rollback, ship, verify
 from edgenas.device import Device, Limits
 from edgenas.errors import CheckFailedError, InputError, UnreachableError
 from edgenas.latency.table import LatencyTable
+from edgenas.model import build_model, convert, run_tflite
 from tests.board import Board, Proxy
-from tests.deploy.conftest import on_board
+from tests.deploy.conftest import SMALL, on_board
 
 Rewritten = Callable[..., Bundle]
 TableOf = Callable[..., LatencyTable]
@@ -145,6 +146,29 @@ def test_the_same_bundle_once_more_is_checked_and_nothing_else(local: Device, bu
     assert again.agreement_on_device == 1.0
     assert len((models(local) / "digits" / "history.jsonl").read_text().splitlines()) == 1
     assert nothing_left_over(local)
+
+
+def test_a_bundle_of_two_precisions(local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    assert bundle.samples is not None
+    content = convert(build_model(SMALL), "float32")
+    outputs = run_tflite(content, bundle.samples.images)
+    both = Bundle.write(
+        tmp_path / "both",
+        rewritten(bundle, tmp_path).manifest,
+        bundle.model_path.read_bytes(),
+        bundle.labels,
+        dataclasses.replace(bundle.samples, float_outputs=outputs),
+        float_model=content,
+    )
+    assert both.precisions == ("int8", "float32")
+    shipped = ship(both, local, "digits", precision="float32")
+    assert shipped.agreement_on_device == 1.0
+    assert (models(local) / "digits" / "current" / "model.tflite").read_bytes() == content
+    assert verify(local, "digits", bundle=both, measure=False).agreement_on_device == 1.0
+    record = deployed(local)[0].record
+    assert record is not None and record["precision"] == "float32"
+    with pytest.raises(InputError, match="has no float32 model, only int8"):
+        ship(bundle, local, "digits", precision="float32")
 
 
 def test_private_samples_stay_out(local: Device, bundle: Bundle, tmp_path: Path) -> None:
