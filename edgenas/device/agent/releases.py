@@ -58,7 +58,7 @@ def stage(context: Context, name: str, release: int, files: dict[str, str]) -> d
     staging = model / f".staging-{os.getpid()}-{next(_numbers)}"
     (staging / "scratch").mkdir(parents=True)
     final = model / "releases" / str(release)
-    if final.is_dir() and _is(context, final, release, files):
+    if final.is_dir() and _is_whole(context, final, release, files):
         folder = final
     else:
         if final.is_dir():
@@ -198,13 +198,17 @@ def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any
     return {"files": len(present) + 1, "signed_by": signed_by}
 
 
-def _is(context: Context, folder: Path, release: int, files: dict[str, str]) -> bool:
-    """Whether a release on disk is whole and has exactly these files."""
+def _is_whole(context: Context, folder: Path, release: int, files: dict[str, str]) -> bool:
+    """Whether a release on disk is whole and has exactly these files; raises where it may not be live at all."""
     try:
         verify_folder(context, folder, release)
         return {path.name: store.sha256(path) for path in folder.iterdir()} == files
-    except (OperationError, OSError):
-        return False
+    except OperationError as error:
+        if error.kind != "hash_mismatch":
+            raise
+    except OSError:
+        pass
+    return False
 
 
 def _remove_damaged(model: Path, final: Path, release: int, files: dict[str, str]) -> None:
