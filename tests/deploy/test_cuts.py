@@ -156,6 +156,7 @@ class Cuts:
     def cut_link_at(self, share: float, total: int) -> None:
         with self.cut() as newer, Proxy(self._board.port) as proxy:
             proxy.cut_after = int(share * total)
+            proxy.pause_s = 0.005
             ship(newer, self.device(self.direct.runtime, proxy.port), "digits")
 
     def sent_bytes(self) -> int:
