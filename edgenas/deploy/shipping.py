@@ -149,10 +149,8 @@ class _Shipment:
         """Send what the device has not; what was cut goes on."""
         samples = self._bundle.samples_of(self._precision)
         spare = 0 if samples is None else samples.images.nbytes + samples.outputs.nbytes
-        files = {
-            name: {"sha256": sha, "size_bytes": self._sources[name].stat().st_size}
-            for name, sha in self._hashes.items()
-        }
+        sizes = {name: path.stat().st_size for name, path in self._sources.items()}
+        files = {name: {"sha256": sha, "size_bytes": sizes[name]} for name, sha in self._hashes.items()}
         release = self._bundle.manifest.release
         answer = self._agent.call("prepare", name=self._name, release=release, files=files, spare_bytes=spare)
         try:
@@ -161,11 +159,11 @@ class _Shipment:
             raise DeviceError(f"{self._device.name}: its answer to 'prepare' makes no sense: {answer!r}.") from None
         for name, sha in self._hashes.items():
             if sha in lacking:
-                self._progress(f"sending {name}", 0, files[name]["size_bytes"])
+                self._progress(f"sending {name}", 0, sizes[name])
                 self._connection.put(
                     self._sources[name],
                     f"{folder}/{sha}",
-                    timeout_s=600 + files[name]["size_bytes"] / _SLOWEST_BYTES_PER_S,
+                    timeout_s=600 + sizes[name] / _SLOWEST_BYTES_PER_S,
                     resume=True,
                     sent=functools.partial(self._progress, f"sending {name}"),
                 )
