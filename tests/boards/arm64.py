@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.board import Board, free_port
-from tests.boards.entering import enter
+from tests.boards.entering import CPU, enter
 from tests.boards.rootfs import USER, USER_ID, root_file_system
 
 _START_S = 60
@@ -38,7 +38,7 @@ class Arm64Board(Board):
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey /etc/board/host\nPidFile none\n"
             "AuthorizedKeysFile /etc/board/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\nPrintMotd no\n"
-            "SetEnv QEMU_CPU=cortex-a72\n"
+            f"SetEnv QEMU_CPU={CPU}\n"
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
