@@ -18,7 +18,10 @@ from pathlib import Path
 
 from tests.boards.entering import ENTER, Uncommon, enter
 
-PACKAGES = ("base-files", "coreutils", "dash", "findutils", "grep", "sed", "libc-bin", "python3-venv", "openssh-server")
+PACKAGES = (
+    "base-files", "coreutils", "dash", "findutils", "grep", "sed", "libc-bin", "libstdc++6", "openssh-server",
+    "python3-venv",
+)  # fmt: skip
 LEFT_OUT = ("doc", "man", "locale", "info", "lintian", "bash-completion", "zoneinfo", "i18n", "perl")  # of /usr/share
 USER, USER_ID = "pi", 1000
 PASSWD = (
