@@ -10,6 +10,7 @@ from edgenas.device.device import (
     fingerprint,
     list_devices,
     parse_url,
+    phone_delegate,
     remove,
 )
 from edgenas.device.finding import Finding
@@ -40,6 +41,7 @@ __all__ = [
     "list_devices",
     "open_phone",
     "parse_url",
+    "phone_delegate",
     "remove",
     "setup",
     "setup_phone",

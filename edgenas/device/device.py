@@ -133,6 +133,13 @@ class Device:
         return path
 
 
+def phone_delegate(device: Device) -> str | None:
+    """What a phone's benchmark_model hands operators to, as a table's identity names it; None for other devices."""
+    if device.address.kind != "adb":
+        return None
+    return {"gpu": "GPU", "nnapi": "NNAPI", "none": "none"}.get(device.runtime.delegate or "xnnpack", "XNNPACK")
+
+
 def add(device: Device) -> Path:
     """Write a new device down, and return its file's path.
 

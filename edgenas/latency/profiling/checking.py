@@ -10,7 +10,8 @@ import numpy as np
 from edgenas.architecture import Architecture
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.profiling.bench import Bench, Progress, no_progress
+from edgenas.latency.profiling.bench import Progress, no_progress
+from edgenas.latency.profiling.benches import AnyBench, open_bench
 from edgenas.latency.profiling.profiler import BATCH, Subject, identify
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
@@ -113,7 +114,7 @@ def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress
         return wait_for(jobs, lambda done, total: progress("converting", done, total))
 
 
-def measure_again(bench: Bench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:
+def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:
     """The ratio of each file but the last to the last.
 
     Raises:
@@ -135,6 +136,6 @@ def measure_again(bench: Bench, paths: Sequence[Path], progress: Progress) -> li
     return ratios
 
 
-def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> Bench:
+def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> AnyBench:
     """The device, to be measured as the table was."""
-    return Bench(device, table.identity.threads, progress)
+    return open_bench(device, table.identity.threads, progress)
