@@ -9,7 +9,7 @@ import numpy as np
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.device import Agent, Connection
+from edgenas.device import Agent, Connection, Phone
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.latency.profiling.rounds import measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
@@ -53,8 +53,8 @@ class Measured:
     normalised_ms: float | None
 
 
-def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent) -> Promise:
-    """What `table` promises of a network on the device that the agent is on."""
+def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent | Phone) -> Promise:
+    """What `table` promises of a network on the device that the agent is on, or on a phone."""
     if table is None:
         return Promise(None, None, "no latency table was given")
     try:

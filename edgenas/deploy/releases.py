@@ -37,18 +37,31 @@ class RolledBack:
     previous: int | None
 
 
-def deployed(device: Device) -> list[Deployed]:
+def deployed(device: Device, to_app: str | None = None) -> list[Deployed]:
     """What is live on a device, by name.
+
+    Args:
+        device: where.
+        to_app: of a phone: the app whose own files are meant.
 
     Raises:
         DeviceError: unreachable, or its answer makes no sense.
     """
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import deployed_on_phone
+
+        return deployed_on_phone(device, to_app)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         return releases_on(agent)
 
 
-def rollback(device: Device, name: str) -> RolledBack:
+def rollback(device: Device, name: str, to_app: str | None = None) -> RolledBack:
     """Make the release that was live before the live one again.
+
+    Args:
+        device, name: where, and of which model.
+        to_app: of a phone: the app whose own files are meant.
 
     Raises:
         CheckFailedError: there is no earlier release on the device.
@@ -56,6 +69,11 @@ def rollback(device: Device, name: str) -> RolledBack:
         InputError: no model of that name was ever put there.
     """
     check_name("model", name)
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import roll_back_phone
+
+        return roll_back_phone(device, name, to_app)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         answer = agent.call("rollback", name=name)
         try:
@@ -63,6 +81,12 @@ def rollback(device: Device, name: str) -> RolledBack:
             return RolledBack(name, device.name, int(answer["release"]), None if before is None else int(before))
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{device.name}: its answer to 'rollback' makes no sense: {answer!r}.") from None
+
+
+def refuse_app(device: Device, to_app: str | None) -> None:
+    """Raise `InputError` where an app is named on what is no phone."""
+    if to_app is not None:
+        raise InputError(f"{device.name} ({device.url}) is no phone: only a phone has apps (--to-app {to_app}).")
 
 
 def releases_on(agent: Agent) -> list[Deployed]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgenas.deploy.bundle import LABELS, MODEL, Bundle, Samples
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.promise import Measured, Promise, measure_alone, measure_beside_reference, promise
-from edgenas.deploy.releases import releases_on
+from edgenas.deploy.releases import refuse_app, releases_on
 from edgenas.device import Agent, Connection, Device, connect
 from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
 from edgenas.files import check_name, sha256
@@ -78,6 +78,7 @@ def ship(
     name: str,
     *,
     table: LatencyTable | None = None,
+    to_app: str | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
@@ -88,6 +89,7 @@ def ship(
         device: where to.
         name: of the model on the device; what was live under it stays there for `rollback`.
         table: of this device, to compare the latency with; without one it is measured all the same.
+        to_app: of a phone: a debuggable app's package, whose own files the model goes into.
         dry_run: do everything but the switch.
         progress: called with what is being done, how much of how much.
 
@@ -103,6 +105,11 @@ def ship(
         why = mismatch(table, device, bundle.manifest.precision, table.identity.threads)
         if why is not None:
             raise InputError(f"The latency table does not fit: {why}. `edgenas table list` shows those there are.")
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import ship_to_phone
+
+        return ship_to_phone(bundle, device, name, table=table, to_app=to_app, dry_run=dry_run, progress=progress)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
         return _Shipment(bundle, name, table, connection, agent, progress).run(dry_run)

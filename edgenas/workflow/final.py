@@ -68,6 +68,7 @@ def ship_bundle(
     name: str,
     *,
     table: str | None = None,
+    to_app: str | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
@@ -75,10 +76,12 @@ def ship_bundle(
 
     Args:
         table: the latency table to hold the device to; by default the bundle's own where it is of this device.
+        to_app: of a phone: a debuggable app's package, whose own files the model goes into.
     """
     bundle = Bundle.load(folder)
     target = Device.load(device)
-    return ship(bundle, target, name, table=_table(bundle, target, table), dry_run=dry_run, progress=progress)
+    held_to = _table(bundle, target, table)
+    return ship(bundle, target, name, table=held_to, to_app=to_app, dry_run=dry_run, progress=progress)
 
 
 def _table(bundle: Bundle, device: Device, name: str | None) -> LatencyTable | None:

@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 
+import edgenas.files as files
 from edgenas.device import Device, Phone, PhoneInfo, open_phone, phone_delegate, shares_host
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress
@@ -117,7 +118,7 @@ class PhoneBench:
         *paths, beside = self.send(*models, reference)
         rounds = self.measure_there(paths, beside)
         if self.info.disk_free_kb < ROOMY_KB:
-            self._forget([path for path in models if path != reference])
+            self._forget([path for path in paths if path != beside])
         return rounds
 
     def measure_there(self, models: Sequence[str], reference: str) -> Rounds:
@@ -160,6 +161,7 @@ class PhoneBench:
             flags.append(f"--run_frequency={1000 / every_ms:g}")
         result = f"{self._folder}/result.pb"
         if self._result_file:
+            self.phone.connection.run(["rm", "-f", "--", result])
             flags.append(f"--result_file_path={result}")
         done = self.phone.benchmark(model, flags)
         text = f"{done.stdout}\n{done.stderr}"
@@ -182,23 +184,17 @@ class PhoneBench:
                 raise DeviceError(f"{self.device.name}: benchmark_model told no times: {error}") from None
             return read_result(local.read_bytes())
 
-    def _forget(self, paths: Sequence[Path]) -> None:
-        """Make room again; what is measured once more is sent once more."""
-        names = [f"{self._folder}/{path.name}" for path in paths]
-        for start in range(0, len(names), GROUP * 10):  # a command has a longest length
-            self.phone.connection.run(["rm", "-f", "--", *names[start : start + GROUP * 10]])
-        self._sent -= {path.name for path in paths}
-
     def send(self, *models: Path) -> tuple[str, ...]:
-        """The models' paths on the phone; sent is what is not there yet.
+        """The models' paths on the phone, named by their content; sent is what is not there yet.
 
         Raises:
             DeviceError: the link broke, or no room.
         """
-        new = {path.name: path for path in models if path.name not in self._sent}
+        names = {path: f"{files.sha256(path)[:16]}.tflite" for path in models}
+        new = {name: path for path, name in names.items() if name not in self._sent}
         if new:
             self._send(new)
-        return tuple(f"{self._folder}/{path.name}" for path in models)
+        return tuple(f"{self._folder}/{names[path]}" for path in models)
 
     def _send(self, new: Mapping[str, Path]) -> None:
         start = time.monotonic()
@@ -211,11 +207,16 @@ class PhoneBench:
             connection.put(local, archive)
         done = connection.run(["sh", "-c", 'tar -xf "$1" -C "$2" && rm -f -- "$1"', "sh", archive, self._folder], 300)
         if done.returncode != 0:
-            raise DeviceError(
-                f"{self.device.name}: the models sent could not be unpacked: {done.stderr.strip()[-200:]}"
-            )
+            why = done.stderr.strip()[-200:]
+            raise DeviceError(f"{self.device.name}: the models sent could not be unpacked: {why}")
         self._sent |= set(new)
         self.sending_s += time.monotonic() - start
+
+    def _forget(self, paths: Sequence[str]) -> None:
+        """Make room again; what is measured once more is sent once more."""
+        for start in range(0, len(paths), GROUP * 10):  # a command has a longest length
+            self.phone.connection.run(["rm", "-f", "--", *paths[start : start + GROUP * 10]])
+        self._sent -= {path.rpartition("/")[2] for path in paths}
 
     def _complaint(self, batch: "_Batch", missing: int) -> str:
         """Why the phone cannot be measured now, as far as it can tell."""

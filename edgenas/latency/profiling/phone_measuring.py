@@ -56,8 +56,8 @@ def measure_on_phone(
                 time.sleep(min(2.0**attempt, LONGEST_WAIT_S))
         health = bench.phone.health()
     raise DeviceError(
-        f"{device.name} is too unsteady to measure: in the last of {TRIES} tries {interrupted:.0%} of the processes had "
-        f"inferences that took far longer than the others, and the reference model moved by {moved:.0%} (at most "
+        f"{device.name} is too unsteady to measure: in the last of {TRIES} tries {interrupted:.0%} of the processes "
+        f"had inferences that took far longer than the others, and the reference model moved by {moved:.0%} (at most "
         f"{most_moved:.0%} is accepted). {health} Close what else runs there, or let it cool, and try again."
     )
 
