@@ -63,22 +63,26 @@ def print_bundle(bundle: Any) -> None:
 @click.argument("device")
 @click.option("--as", "name", required=True, help="The model's name on the device.")
 @click.option("--table", help="The latency table to hold the device to.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: into the own files of this debuggable app.")
 @click.option("--dry-run", is_flag=True, help="Send, verify and measure, but do not switch.")
 @json_option
-def ship(bundle: Path, device: str, name: str, table: str | None, dry_run: bool, as_json: bool) -> None:
+def ship(
+    bundle: Path, device: str, name: str, table: str | None, to_app: str | None, dry_run: bool, as_json: bool
+) -> None:
     """Send BUNDLE to DEVICE, verify and measure it there, and make it live.
 
     If anything fails the model before stays live.
 
     \b
     Example: edgenas ship studies/shoes/bundles/3f2a9c0b1d4e pi --as shoes
+             edgenas ship studies/shoes/bundles/3f2a9c0b1d4e phone --as shoes --to-app com.example.shoes
     """
     import dataclasses
 
     from edgenas.workflow import ship_bundle
 
     with progress_bars() as progress:
-        shipped = ship_bundle(bundle, device, name, table=table, dry_run=dry_run, progress=progress)
+        shipped = ship_bundle(bundle, device, name, table=table, to_app=to_app, dry_run=dry_run, progress=progress)
     print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
 
 
@@ -91,7 +95,7 @@ def print_shipped(shipped: Any) -> None:
     pairs = {
         "live" if not shipped.dry_run else "dry run": f"{shipped.name} release {shipped.active} on {shipped.device}",
         "before": "none" if shipped.previous is None else f"release {shipped.previous}, kept for rollback",
-        "agreement": "no samples"
+        "agreement": next((check.detail for check in shipped.checks if check.name == "agreement"), "no samples")
         if shipped.agreement_on_device is None
         else f"{shipped.agreement_on_device:.1%} of the samples get the host's class on the device",
         "measured": measured,
@@ -105,8 +109,9 @@ def print_shipped(shipped: Any) -> None:
 @click.command()
 @click.argument("device")
 @click.argument("name")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
 @json_option
-def rollback(device: str, name: str, as_json: bool) -> None:
+def rollback(device: str, name: str, to_app: str | None, as_json: bool) -> None:
     """Make the release of model NAME live that was live before.
 
     \b
@@ -115,7 +120,7 @@ def rollback(device: str, name: str, as_json: bool) -> None:
     from edgenas.deploy import rollback as roll_back
     from edgenas.device import Device
 
-    done = roll_back(Device.load(device), name)
+    done = roll_back(Device.load(device), name, to_app)
     if as_json:
         print_json({"device": device, "name": name, "active": done.active, "previous": done.previous})
     else:
@@ -124,8 +129,9 @@ def rollback(device: str, name: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("device")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
 @json_option
-def deployed(device: str, as_json: bool) -> None:
+def deployed(device: str, to_app: str | None, as_json: bool) -> None:
     """List what runs on DEVICE.
 
     \b
@@ -136,7 +142,7 @@ def deployed(device: str, as_json: bool) -> None:
     from edgenas.deploy import deployed as releases
     from edgenas.device import Device
 
-    found = releases(Device.load(device))
+    found = releases(Device.load(device), to_app)
     if as_json:
         print_json({"device": device, "models": [dataclasses.asdict(one) for one in found]})
     elif found:

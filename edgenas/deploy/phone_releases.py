@@ -188,10 +188,10 @@ class PhoneReleases:
         """The path of a release there."""
         return f"{self._model(name)}/releases/{release}"
 
-    def activate(self, name: str, release: int, record: Mapping[str, Any]) -> None:
-        """Make what is staged the live release `release`."""
-        model = self._model(name)
-        self._run(_MOVE, model, str(release))
+    def activate(self, name: str, release: int, record: Mapping[str, Any], staged: bool) -> None:
+        """Make a release the live one: what is staged, or what is there under its number already."""
+        if staged:
+            self._run(_MOVE, self._model(name), str(release))
         self.switch(name, release, {"event": "activate", "record": record})
         state = self.state(name)
         kept = {release, state.previous, *state.releases[-KEEP:]}
@@ -217,7 +217,7 @@ class PhoneReleases:
         if done.returncode == 0:
             return done.stdout
         said = done.stderr.strip()[-300:] or f"exit code {done.returncode}"
-        if said.startswith("run-as:"):
+        if "run-as:" in said:
             raise DeviceError(
                 f"{self._connection.device.name}: the files of {self._package} cannot be reached ({said}): install a "
                 "debuggable build of the app, and start it once. A release build takes its model as an asset."

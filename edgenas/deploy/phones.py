@@ -20,7 +20,7 @@ from edgenas.deploy.promise import Measured, promise, reference_model
 from edgenas.deploy.releases import Deployed, RolledBack
 from edgenas.deploy.shipping import RELEASED, Check, Shipped
 from edgenas.device import Device, connect
-from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
+from edgenas.errors import CheckFailedError, EdgeNASError, InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.profiling.measuring import REFERENCE
 from edgenas.latency.profiling.phone import PhoneBench
@@ -168,39 +168,47 @@ class _Shipment:
         """All steps in order."""
         hashes = {MODEL: self._bundle.manifest.files[MODEL], LABELS: self._bundle.manifest.files[LABELS],
                   FILE: files.sha256(self._bundle.folder / FILE)}  # fmt: skip
-        self._refuse_older()
-        with self._staged() as staging:
-            for number, file in enumerate(RELEASED):
-                self._progress("sending", number, len(RELEASED))
-                self._releases.put(self._bundle.folder / file, staging, file)
+        there = self._release in self._before.releases  # a shipment that was cut just before the switch
+        self._refuse_older(there)
+        with self._placed(there) as folder:
             self._progress("checking on the device", 0, 1)
-            self._releases.verify(staging, hashes)
+            self._releases.verify(folder, hashes)
             self._note("hashes", True, f"{len(hashes)} files arrived as they were sent")
             self._checks.append(_NO_SIGNATURE)
             self._note("agreement", None, "benchmark_model gives no outputs to compare with the host's")
-            measured = self._latency(staging)
+            measured = self._latency(folder)
             shipped = self._result(measured, dry_run)
             if dry_run:
                 self._releases.discard(self._name)
-                return shipped
-            self._switching = True
-            self._releases.activate(self._name, self._release, self._record(shipped, hashes))
+            elif self._release != self._before.live:
+                self._switching = True
+                record = self._record(shipped, hashes)
+                self._releases.activate(self._name, self._release, record, staged=not there)
             return shipped
 
-    def _refuse_older(self) -> None:
-        """A release that was there and went, or that came late, is no new one."""
-        if self._release <= self._before.newest:
+    def _refuse_older(self, there: bool) -> None:
+        """A release that was there and went, or that comes after a newer one, is no new one."""
+        newest = (self._before.live or 0) if there else self._before.newest + 1
+        if self._release < newest:
             raise CheckFailedError(
                 f"{self._bench.device.name}: this is release {self._release} of {self._name}, and the phone has had "
                 f"release {self._before.newest} already: an older one goes live by rollback only."
             )
 
     @contextlib.contextmanager
-    def _staged(self) -> Iterator[str]:
-        """A staging folder on the phone; left by an error, it is removed and the error says what is live."""
+    def _placed(self, there: bool) -> Iterator[str]:
+        """The release's folder on the phone, its files in it; left by an error, what is staged is removed and the
+        error says what is live."""
         try:
-            size_bytes = sum((self._bundle.folder / file).stat().st_size for file in RELEASED)
-            yield self._releases.stage(self._name, size_bytes)
+            if there:
+                folder = self._releases.folder(self._name, self._release)
+            else:
+                size_bytes = sum((self._bundle.folder / file).stat().st_size for file in RELEASED)
+                folder = self._releases.stage(self._name, size_bytes)
+                for number, file in enumerate(RELEASED):
+                    self._progress("sending", number, len(RELEASED))
+                    self._releases.put(self._bundle.folder / file, folder, file)
+            yield folder
         except EdgeNASError as error:
             self._discard()
             error.args = (f"{error} {self._what_is_live()}",)
@@ -214,7 +222,7 @@ class _Shipment:
         with contextlib.suppress(EdgeNASError):
             self._releases.discard(self._name)
 
-    def _latency(self, staging: str) -> Measured:
+    def _latency(self, placed: str) -> Measured:
         """How long it takes there beside the reference model, and whether that keeps its limit."""
         self._progress("measuring on the device", 0, 1)
         table = self._table
@@ -225,7 +233,7 @@ class _Shipment:
             )
             (beside,) = self._bench.send(reference)
         # In an app's own files benchmark_model cannot read it.
-        model = self._bench.send(self._bundle.model_path)[0] if self._in_app else f"{staging}/{MODEL}"
+        model = self._bench.send(self._bundle.model_path)[0] if self._in_app else f"{placed}/{MODEL}"
         rounds = self._bench.measure_there([model], beside)
         ratio = rounds.ratios[0]
         if ratio is None:
