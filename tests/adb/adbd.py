@@ -24,7 +24,6 @@ VERSION, MOST_DATA = 0x01000001, 256 * 1024
 TOKEN, SIGNATURE = 1, 2
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 SHELL = re.compile(rb"shell(?:,([^:]*))?:(.*)", re.DOTALL)
-# What adbd ignores, Android's processes need not inherit.
 FEATURES = "shell_v2,cmd,stat_v2"
 
 
@@ -65,6 +64,10 @@ class Adbd:
     @property
     def serial(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def plugged(self) -> bool:
+        return self._listening is not None
 
     @property
     def cut_after(self) -> int | None:
@@ -156,9 +159,7 @@ class _Link:
         return data
 
     def _take(self, command: int, first: int, second: int, data: bytes) -> None:
-        if command == CNXN and not self.adbd.authorised:
-            self.send(AUTH, TOKEN, 0, os.urandom(20))
-        elif command == AUTH and first == SIGNATURE:
+        if (command == CNXN and not self.adbd.authorised) or (command == AUTH and first == SIGNATURE):
             self.send(AUTH, TOKEN, 0, os.urandom(20))
         elif command == CNXN:
             self.most_data = min(second, MOST_DATA)
@@ -334,7 +335,7 @@ class _Sync:
 
     def _stat(self, path: str) -> None:
         try:
-            found = os.lstat(path)
+            found = Path(path).lstat()
             self._stream.write(struct.pack("<4s3I", b"STAT", found.st_mode, found.st_size, int(found.st_mtime)))
         except OSError:
             self._stream.write(struct.pack("<4s3I", b"STAT", 0, 0, 0))
@@ -342,7 +343,7 @@ class _Sync:
     def _stat2(self, path: str, follow: bool = True) -> None:
         kind = b"STA2" if follow else b"LST2"
         try:
-            found = os.stat(path, follow_symlinks=follow)
+            found = Path(path).stat(follow_symlinks=follow)
         except OSError as error:
             self._stream.write(struct.pack("<4sI64x", kind, error.errno or 5))
             return
@@ -400,8 +401,8 @@ class _Sync:
 
     def _list(self, path: str) -> None:
         with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(path)):
-                found, raw = os.lstat(f"{path}/{name}"), os.fsencode(name)
+            for entry in sorted(Path(path).iterdir()):
+                found, raw = entry.lstat(), os.fsencode(entry.name)
                 head = struct.pack("<4s4I", b"DENT", found.st_mode, found.st_size, int(found.st_mtime), len(raw))
                 self._stream.write(head + raw)
         self._stream.write(struct.pack("<4s4I", b"DONE", 0, 0, 0, 0))

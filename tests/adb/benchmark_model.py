@@ -1,7 +1,8 @@
 """A stand-in for TFLite's benchmark_model: it runs the model for real, with LiteRT, and prints what the real one does.
 
-BENCHMARK_STYLE in its environment: "classic" (TFLite until 2.15), "percentiles" (with a prefix and percentiles, as now),
-"litert" (LiteRT's tool: another text, and the protobuf result file). BENCHMARK_SAYS: a text to print instead of all.
+BENCHMARK_STYLE in its environment: "classic" (TFLite's of the years before), "percentiles" (with a prefix and
+percentiles, as now), "litert" (LiteRT's tool: another text, and the protobuf result file). BENCHMARK_SAYS: a text to
+print instead of all.
 """
 
 import math

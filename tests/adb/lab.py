@@ -50,8 +50,7 @@ class AdbServer:
 
     def states(self) -> dict[str, str]:
         """Serial number -> state."""
-        lines = [line.split("\t") for line in self.adb("devices").splitlines() if "\t" in line]
-        return {serial: state for serial, state in lines}
+        return dict(line.split("\t", 1) for line in self.adb("devices").splitlines() if "\t" in line)
 
     def attach(self, serial: str, state: str = "device") -> None:
         """Connect a phone, anew if need be, and wait for it."""

@@ -153,7 +153,7 @@ def test_an_unknown_delegate_is_refused(project: Path):
     (project / "devices").mkdir()
     text = 'url = "adb:1"\n[runtime]\npackage = "benchmark-model"\nbenchmark_model = "x"\ndelegate = "hexagon"\n'
     (project / "devices" / "phone.toml").write_text(text)
-    with pytest.raises(InputError, match="expected one of .*xnnpack.*received 'hexagon'"):
+    with pytest.raises(InputError, match=r"expected one of .*xnnpack.*received 'hexagon'"):
         Device.load("phone")
 
 
