@@ -292,8 +292,8 @@ def test_a_torn_history_is_read_as_far_as_it_goes(make_phone: Make, bundle: Bund
 
 # Names, labels and paths that would be shell text, or lead out of their folder
 
-HOSTILE = ["$(touch canary)", "`touch canary`", "; touch canary", "a'b\"c", "new\nline", "..", "../../x", "-rf", "é漢😀",
-           "a b", "*", "~", "$HOME", "\\", "a\tb", "\x1b[31m", "'; touch canary; '"]  # fmt: skip
+HOSTILE = ["$(touch canary)", "`touch canary`", "; touch canary", "a'b\"c", "new\nline", "..", "../../x", "-rf",
+           "é漢😀", "a b", "*", "~", "$HOME", "\\", "a\tb", "\x1b[31m", "'; touch canary; '"]  # fmt: skip
 words = st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=20))
 
 
@@ -331,7 +331,7 @@ def test_paths_reach_the_phone_as_they_are(phone: LabPhone, tmp_path: Path, part
         connection.get(str(remote), back)
         assert back.read_bytes() == content
         said = connection.run(["printf", "<%s>", *parts])
-        assert said.stdout == "".join(f"<{part}>" for part in parts).replace("\r\n", "\n") or "\r" in said.stdout
+        assert said.stdout == "".join(f"<{part}>" for part in parts)
         connection.run(["rm", "-rf", "--", str(phone.home / "hostile")])
     assert canaries(phone) == []
     assert not (tmp_path / "canary").exists()
