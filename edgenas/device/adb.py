@@ -43,7 +43,8 @@ _STOP = 'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
 _ROOM = 'mkdir -p -- "$(dirname -- "$1")" && rm -rf -- "$1.part"'
 _SETTLE = (
     '[ "$(wc -c < "$1.part")" -eq "$2" ] || { echo "the file came short" >&2; exit 1; }; '
-    'set -- "$1" "$3" $(sha256sum < "$1.part"); [ "$2" = "$3" ] || { echo "other content arrived" >&2; exit 1; }; '
+    'sum=$(sha256sum < "$1.part") || { echo "its Android has no sha256sum" >&2; exit 1; }; '
+    '[ "${sum%% *}" = "$3" ] || { echo "other content arrived" >&2; exit 1; }; '
     '[ ! -d "$1" ] || { echo "a folder has that name" >&2; exit 1; }; mv -f -- "$1.part" "$1"'
 )
 _HASH = 'sha256sum < "$1"'
