@@ -183,7 +183,7 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.cut_after: int | None = None
         self.stalled = threading.Event()
-        self._sent = 0
+        self.sent = 0  # bytes to the board
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -218,8 +218,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 14):
                 if counted:
-                    self._sent += len(data)
-                    if self.cut_after is not None and self._sent > self.cut_after:
+                    self.sent += len(data)
+                    if self.cut_after is not None and self.sent > self.cut_after:
                         self.cut()
                         return
                 while self.stalled.is_set():

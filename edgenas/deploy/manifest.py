@@ -1,15 +1,17 @@
 """What a bundle says of itself: pure data, written as JSON with a checksum, read strictly."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import edgenas.files as files
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
-FORMAT = 2
+FORMAT = 3
 FILE = "manifest.json"
 
 
@@ -79,13 +81,14 @@ class Accuracy:
     """How often it is right, as fractions.
 
     Attributes:
-        float_test: of the Keras model, on the test split.
+        float_test: of the network as it was trained, on the test split.
         test, balanced, recall: of the deployed file, on the test split; recall by label, None where none was there.
-        test_interval: Wilson's, coverage 95%.
+        float_test_interval, test_interval: Wilson's, coverage 95%.
         acceptance: of the deployed file, on the acceptance split.
     """
 
     float_test: float
+    float_test_interval: tuple[float, float]
     test: float
     test_interval: tuple[float, float]
     balanced: float
@@ -94,11 +97,49 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What a gate found; see `edgenas.deploy.gates`.
+
+    Attributes:
+        name: one of `GATES`.
+        passed: whether what it found is accepted.
+        detail: that in words, with what is accepted.
+        figures: the same by name.
+        allowed: it failed, and `--allow` let the bundle through.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+    figures: dict[str, float]
+    allowed: bool = False
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was done because int8 cost too much accuracy.
+
+    Attributes:
+        kind: "none", or "fine-tuned" with rounding in the forward pass.
+        epochs: of fine-tuning, even where its result was no better and was left; 0 where there was no need.
+        loss_before, loss_after: accuracy that int8 costs on the selection images, as fractions; None: not looked for.
+    """
+
+    kind: Literal["none", "fine-tuned"] = "none"
+    epochs: int = 0
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All that a bundle's `manifest.json` holds.
 
     Attributes:
-        files: SHA-256 by name of every other file of the bundle.
+        gates: what each found; all were run before the test split was opened.
+        repair: of an int8 network.
+        release: its number; on a device a release is never followed by an older one. See `new_release`.
+        files: SHA-256 by name of every other file of the bundle, the signature's apart.
         limits: of the study, by name ("max_latency_ms" and so on); None: no limit.
         versions: of the packages that made it.
         created: UTC.
@@ -112,12 +153,23 @@ class Manifest:
     predicted: Predicted
     limits: dict[str, float | None]
     accuracy: Accuracy
+    gates: tuple[Gate, ...]
+    repair: Repair
     recipe: Recipe
     epochs: int
     versions: dict[str, str]
     created: str
+    release: int
     files: dict[str, str]
     format: int = FORMAT
+
+
+def new_release(after: int = 0) -> int:
+    """A number for a release, above `after`: the time, UTC to the second, such as 20261124154501.
+
+    So the numbers of one project grow wherever they are made, without anybody who counts.
+    """
+    return max(int(time.strftime("%Y%m%d%H%M%S", time.gmtime())), after + 1)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

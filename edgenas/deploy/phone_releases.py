@@ -16,7 +16,6 @@ from edgenas.device import Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.files import check_name
 
-KEEP = 2  # releases, besides the one that `rollback` goes to
 _MARGIN_KB = 1024
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -92,8 +91,8 @@ class State:
 
     @property
     def newest(self) -> int:
-        """The largest number that any release has had here; 0: there was none."""
-        return max([*self.releases, *(event["release"] for event in self.events)], default=0)
+        """The largest number of those that were ever live; 0: none was."""
+        return max([self.live or 0, *(event["release"] for event in self.events)])
 
 
 class PhoneReleases:
@@ -184,30 +183,52 @@ class PhoneReleases:
                     f"{where}: {file} is not what was sent: expected sha256 {hashes[file]}, received {found[file]}."
                 )
 
+    def reachable(self, folder: str, file: str) -> str:
+        """The path of a release's file that programs of the phone's shell can read: an app's own is copied out."""
+        if self._package is None:
+            return f"{folder}/{file}"
+        copy = f"{self._connection.folder}/bench/of-app-{file}"
+        script = 'mkdir -p "$(dirname "$3")" && run-as "$1" cat "$2" > "$3"'
+        done = self._connection.run(["sh", "-c", script, "sh", self._package, f"{folder}/{file}", copy], 600)
+        if done.returncode != 0:
+            raise DeviceError(f"{self._connection.device.name}: {file} cannot be read: {done.stderr.strip()[-200:]}.")
+        return copy
+
     def folder(self, name: str, release: int) -> str:
         """The path of a release there."""
         return f"{self._model(name)}/releases/{release}"
 
-    def activate(self, name: str, release: int, record: Mapping[str, Any], staged: bool) -> None:
-        """Make a release the live one: what is staged, or what is there under its number already."""
-        if staged:
-            self._run(_MOVE, self._model(name), str(release))
-        self.switch(name, release, {"event": "activate", "record": record})
-        state = self.state(name)
-        kept = {release, state.previous, *state.releases[-KEEP:]}
-        for old in set(state.releases) - kept:
-            self._run('rm -rf -- "$1"', self.folder(name, old))
+    def adopt(self, name: str, release: int) -> None:
+        """Give what is staged its number; it is not live yet."""
+        self._run(_MOVE, self._model(name), str(release))
 
-    def switch(self, name: str, release: int, event: Mapping[str, Any]) -> None:
-        """Let `current` name a release that is there, and note it."""
-        model = self._model(name)
-        self._run(_SWITCH, model, str(release))
-        noted = {"event": event["event"], "release": release, "at": self.state(name).now, **event}
-        self._run(_NOTE, model, input=json.dumps(noted).encode() + b"\n")
+    def point(self, name: str, release: int | None) -> None:
+        """Let `current` name a release that is there; None: nothing is live any more."""
+        if release is None:
+            self._run('rm -f -- "$1/current"', self._model(name))
+        else:
+            self._run(_SWITCH, self._model(name), str(release))
+
+    def note(self, name: str, event: str, release: int, **more: Any) -> None:
+        """Write down what happened, by the phone's clock."""
+        noted = {"event": event, "release": release, "at": self.state(name).now, **more}
+        self._run(_NOTE, self._model(name), input=json.dumps(noted).encode() + b"\n")
+
+    def prune(self, name: str, keep: int) -> None:
+        """Remove releases but the live one, the one that `rollback` goes to, and the last `keep`."""
+        state = self.state(name)
+        kept = {state.live, state.previous, *state.releases[-keep:]}
+        for old in set(state.releases) - kept:
+            self.remove(name, old)
+
+    def remove(self, name: str, release: int) -> None:
+        """Remove a release."""
+        self._run('rm -rf -- "$1"', self.folder(name, release))
 
     def discard(self, name: str) -> None:
-        """Remove what is staged."""
-        self._run('rm -rf -- "$1"', f"{self._model(name)}/.staging")
+        """Remove what is staged, and the model's folder where nothing else is in it."""
+        script = 'cd "$1" 2>/dev/null || exit 0; rm -rf .staging; rmdir releases "$1" 2>/dev/null; exit 0'
+        self._run(script, self._model(name))
 
     def _model(self, name: str) -> str:
         return f"{self._root}/{check_name('model', name)}"

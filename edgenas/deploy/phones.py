@@ -4,46 +4,36 @@ A phone has no Python, so nothing there can check a signature or compare outputs
 """
 
 import contextlib
-import tempfile
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import edgenas.files as files
 from edgenas.deploy.bundle import LABELS, MODEL, Bundle
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.phone_releases import PhoneReleases, State
-from edgenas.deploy.promise import Measured, promise, reference_model
-from edgenas.deploy.releases import Deployed, RolledBack
-from edgenas.deploy.shipping import RELEASED, Check, Shipped
+from edgenas.deploy.promise import Measured, promise, reference_for
+from edgenas.deploy.releases import Deployed, RolledBack, Verified
+from edgenas.deploy.shipped import Check, Shipped
+from edgenas.deploy.shipping import RELEASED
 from edgenas.device import Device, connect
-from edgenas.errors import CheckFailedError, EdgeNASError, InputError
+from edgenas.errors import CheckFailedError, EdgeNASError, InputError, WentBackError
+from edgenas.files import sha256
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.profiling.measuring import REFERENCE
+from edgenas.latency.profiling.measuring import median_interval
 from edgenas.latency.profiling.phone import PhoneBench
 from edgenas.latency.table import LatencyTable
-from edgenas.model import convert_network
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A live release that was looked at again; `checks` say what at."""
-
-    name: str
-    device: str
-    release: int
-    checks: tuple[Check, ...]
 
 
 def ship_to_phone(
     bundle: Bundle,
     device: Device,
     name: str,
+    precision: str,
     *,
     table: LatencyTable | None = None,
+    keep: int = 2,
     to_app: str | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
@@ -51,18 +41,21 @@ def ship_to_phone(
     """Send a bundle to a phone, check it there, and make it the live model of that name.
 
     Args:
-        bundle, device, name, table, dry_run, progress: as of `ship`.
+        bundle, device, name, precision, table, keep, dry_run, progress: as of `ship`.
         to_app: a debuggable app's package: the model goes into its own files, `files/edgenas/NAME/`.
 
     Raises:
-        CheckFailedError: no room, a hash that does not match, or slower than its limit. The old model stays live.
+        CheckFailedError: no room, a hash that does not match, an older release than the phone has had, or slower than
+            its limit. The old model stays live.
         DeviceError: unreachable, the link broke, or the app is not debuggable. The old model stays live.
         InputError: no name of a package.
     """
-    with PhoneBench(device, _threads(bundle, table), progress) as bench:
+    used = bundle.manifest.table
+    threads = table.identity.threads if table is not None else 1 if used is None else used.identity.threads
+    with PhoneBench(device, threads, progress) as bench:
         releases = PhoneReleases(bench.phone.connection, to_app)
-        release = releases.state(name).newest + 1
-        return _Shipment(bundle, name, table, bench, releases, release, to_app is not None, progress).run(dry_run)
+        shipment = _Shipment(bundle, precision, name, table, bench, threads, releases, progress)
+        return shipment.run(dry_run, keep)
 
 
 def deployed_on_phone(device: Device, to_app: str | None = None) -> list[Deployed]:
@@ -73,142 +66,192 @@ def deployed_on_phone(device: Device, to_app: str | None = None) -> list[Deploye
     return [_deployed(name, state) for name, state in states.items() if state.live is not None]
 
 
-def roll_back_phone(device: Device, name: str, to_app: str | None = None) -> RolledBack:
-    """Make the release that was live before the live one again; see `rollback`."""
+def roll_back_phone(device: Device, name: str, to: int | None = None, to_app: str | None = None) -> RolledBack:
+    """Make an earlier release the live one again; see `rollback`."""
     with connect(device) as connection:
         releases = PhoneReleases(connection, to_app)
         state = releases.state(name)
         if not state.releases and not state.events:
             raise InputError(f"{device.name}: no model {name!r} was ever put on this device.")
-        if state.previous is None:
+        kept = {event["release"] for event in state.events} & set(state.releases)
+        if to is not None and to not in kept:
+            those = ", ".join(map(str, sorted(kept)))
+            raise CheckFailedError(f"{device.name}: release {to} of {name} is not kept on this device; it has {those}.")
+        earlier = state.previous if to is None else to
+        if earlier is None or earlier == state.live:
             raise CheckFailedError(f"{device.name}: {name} has no earlier release on this device.")
-        releases.switch(name, state.previous, {"event": "rollback", "from": state.live})
-        return RolledBack(name, device.name, state.previous, state.live)
+        releases.verify(releases.folder(name, earlier), _hashes_sent(device, name, state, earlier))
+        releases.point(name, earlier)
+        releases.note(name, "rollback", earlier, **{"from": state.live})
+        return RolledBack(name, device.name, earlier, state.live)
 
 
-def verify_on_phone(device: Device, name: str, to_app: str | None = None) -> Verified:
-    """Hash the live release's files again, where they are.
-
-    Raises:
-        CheckFailedError: a file that is missing, or not what was sent.
-        DeviceError: unreachable.
-        InputError: no such model is live.
-    """
-    with connect(device) as connection:
-        releases = PhoneReleases(connection, to_app)
+def verify_on_phone(
+    device: Device,
+    name: str,
+    *,
+    bundle: Bundle | None = None,
+    to_app: str | None = None,
+    measure: bool = True,
+    progress: Progress = no_progress,
+) -> Verified:
+    """Check the live release of a model where it lies: hashes and latency; see `verify`."""
+    with contextlib.ExitStack() as stack:
+        releases = PhoneReleases(stack.enter_context(connect(device)), to_app)
         state = releases.state(name)
         if state.live is None:
             raise InputError(f"{device.name}: no model {name!r} is live there.")
-        hashes = _hashes_sent(state)
-        if hashes is None:
+        hashes = _hashes_sent(device, name, state, state.live)
+        if bundle is not None and hashes[FILE] != sha256(bundle.folder / FILE):
             raise CheckFailedError(
-                f"{device.name}: the history of {name} does not say what release {state.live} holds."
+                f"{device.name}: live is release {state.live} of {name!r}, and the bundle {bundle.folder} is another "
+                f"one (release {bundle.manifest.release})."
             )
-        releases.verify(releases.folder(name, state.live), hashes)
-    checks = Check("hashes", True, f"{len(hashes)} files are as they were sent"), _NO_SIGNATURE
-    return Verified(name, device.name, state.live, checks)
-
-
-_NO_SIGNATURE = Check("signature", None, "a phone checks hashes only, no signatures")
+        folder = releases.folder(name, state.live)
+        releases.verify(folder, hashes)
+        measured = None
+        record = _record_of(state, state.live) or {}
+        if measure:
+            progress("measuring on the device", 0, 1)
+            threads = record.get("threads")
+            threads = threads if type(threads) is int and 0 < threads < 1000 else 1
+            bench = stack.enter_context(PhoneBench(device, threads, progress))
+            measured = _measure(bench, None, releases.reachable(folder, MODEL))
+    then = record.get("latency_ms")
+    return Verified(
+        name=name,
+        device=device.name,
+        release=state.live,
+        signed_by=None,
+        agreement_on_device=None,
+        latency_ms=None if measured is None else {"median": measured.median_ms, "p90": measured.p90_ms},
+        latency_ms_when_shipped=then if isinstance(then, dict) else None,
+    )
 
 
 def _deployed(name: str, state: State) -> Deployed:
     assert state.live is not None
     events = [event for event in state.events if event["release"] == state.live]
-    records = [event["record"] for event in events if isinstance(event.get("record"), dict)]
     since = events[-1]["at"] if events else None
-    return Deployed(name, state.live, state.previous, since, records[-1] if records else None)
+    return Deployed(name, state.live, state.previous, since, _record_of(state, state.live))
 
 
-def _hashes_sent(state: State) -> dict[str, str] | None:
-    """What the history says the live release's files are."""
-    assert state.live is not None
-    record = _deployed("", state).record or {}
-    hashes = record.get("sha256")
-    if isinstance(hashes, dict) and set(hashes) == set(RELEASED):
+def _record_of(state: State, release: int) -> dict[str, Any] | None:
+    """What was written down when a release was last shipped."""
+    records = [event.get("record") for event in state.events if event["release"] == release]
+    return next((record for record in reversed(records) if isinstance(record, dict)), None)
+
+
+def _hashes_sent(device: Device, name: str, state: State, release: int) -> dict[str, str]:
+    """What the history says a release's files are."""
+    hashes = (_record_of(state, release) or {}).get("sha256")
+    if isinstance(hashes, dict) and {MODEL, LABELS, FILE} <= set(hashes) <= set(RELEASED):
         return {str(file): str(digest) for file, digest in hashes.items()}
-    return None
+    raise CheckFailedError(f"{device.name}: the history of {name} does not say what release {release} holds.")
 
 
-def _threads(bundle: Bundle, table: LatencyTable | None) -> int:
-    if table is not None:
-        return table.identity.threads
-    used = bundle.manifest.table
-    return 1 if used is None else used.identity.threads
+def _measure(bench: PhoneBench, table: LatencyTable | None, model: str) -> Measured:
+    """How long a model on the phone takes beside the reference model."""
+    (beside,) = bench.send(reference_for(table))
+    rounds = bench.measure_there([model], beside)
+    ratio = rounds.ratios[0]
+    if ratio is None:
+        raise CheckFailedError(f"{bench.device.name}: the model does not run there: {rounds.failed[0]}.")
+    times = rounds.visits_us[0] / 1000
+    median, p90 = np.percentile(times, [50, 90])
+    normalised_ms = None if table is None else ratio.value * table.reference[1] / 1000
+    return Measured(float(median), float(p90), median_interval(times), normalised_ms)
 
 
 class _Shipment:
-    """One bundle on its way to one phone, as the release of a number."""
+    """One bundle on its way to one phone."""
 
     def __init__(
         self,
         bundle: Bundle,
+        precision: str,
         name: str,
         table: LatencyTable | None,
         bench: PhoneBench,
+        threads: int,
         releases: PhoneReleases,
-        release: int,
-        in_app: bool,
         progress: Progress,
     ) -> None:
         self._bundle = bundle
+        self._precision = precision
         self._name = name
         self._table = table
         self._bench = bench
+        self._threads = threads
         self._releases = releases
-        self._release = release
-        self._in_app = in_app
+        self._release = bundle.manifest.release
         self._progress = progress
         self._promise = promise(table, bundle.architecture, bench.phone)
         self._before = releases.state(name)
+        sources = {file: bundle.folder / file for file in RELEASED} | {MODEL: bundle.model_of(precision)}
+        self._sources = {file: path for file, path in sources.items() if path.is_file()}
+        self._hashes = {file: sha256(path) for file, path in self._sources.items()}
         self._switching = False
         self._checks: list[Check] = []
 
-    def run(self, dry_run: bool) -> Shipped:
+    def run(self, dry_run: bool, keep: int) -> Shipped:
         """All steps in order."""
-        hashes = {MODEL: self._bundle.manifest.files[MODEL], LABELS: self._bundle.manifest.files[LABELS],
-                  FILE: files.sha256(self._bundle.folder / FILE)}  # fmt: skip
-        there = self._release in self._before.releases  # a shipment that was cut just before the switch
-        self._refuse_older(there)
-        with self._placed(there) as folder:
+        self._refuse_older()
+        with self._placed() as (folder, staged):
             self._progress("checking on the device", 0, 1)
-            self._releases.verify(folder, hashes)
-            self._note("hashes", True, f"{len(hashes)} files arrived as they were sent")
-            self._checks.append(_NO_SIGNATURE)
+            self._releases.verify(folder, self._hashes)
+            self._note("hashes", True, f"{len(self._hashes)} files arrived as they were sent")
+            self._note("signature", None, "a phone checks hashes only, no signatures")
             self._note("agreement", None, "benchmark_model gives no outputs to compare with the host's")
-            measured = self._latency(folder)
-            shipped = self._result(measured, dry_run)
+            shipped = self._result(self._latency(folder), dry_run)
             if dry_run:
                 self._releases.discard(self._name)
-            elif self._release != self._before.live:
-                self._switching = True
-                record = self._record(shipped, hashes)
-                self._releases.activate(self._name, self._release, record, staged=not there)
-            return shipped
+                return shipped
+            if staged:
+                self._releases.adopt(self._name, self._release)
+            self._activate(shipped)
+        self._releases.prune(self._name, keep)
+        return dataclasses.replace(shipped, active=self._release)
 
-    def _refuse_older(self, there: bool) -> None:
-        """A release that was there and went, or that comes after a newer one, is no new one."""
-        newest = (self._before.live or 0) if there else self._before.newest + 1
-        if self._release < newest:
+    def _activate(self, shipped: Shipped) -> None:
+        """The switch; what cannot be read where it is live is taken back."""
+        if self._before.live == self._release and _record_of(self._before, self._release) is not None:
+            return
+        self._switching = True
+        self._releases.point(self._name, self._release)
+        try:
+            self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
+        except CheckFailedError as error:
+            self._releases.point(self._name, self._before.live)
+            raise WentBackError(f"{error} It was live for a moment, and was taken back.") from None
+        self._releases.note(self._name, "activate", self._release, record=self._record(shipped))
+
+    def _refuse_older(self) -> None:
+        """A release is never followed by an older one; `rollback` is the way back."""
+        newest = self._before.newest
+        if self._release < newest and self._release != self._before.live:
             raise CheckFailedError(
-                f"{self._bench.device.name}: this is release {self._release} of {self._name}, and the phone has had "
-                f"release {self._before.newest} already: an older one goes live by rollback only."
+                f"{self._bench.device.name}: release {self._release} of {self._name} is older than release {newest}, "
+                "which this device has had; back to what it still keeps: edgenas rollback; a bundle gets a new number "
+                "with: edgenas sign BUNDLE."
             )
 
     @contextlib.contextmanager
-    def _placed(self, there: bool) -> Iterator[str]:
-        """The release's folder on the phone, its files in it; left by an error, what is staged is removed and the
-        error says what is live."""
+    def _placed(self) -> Iterator[tuple[str, bool]]:
+        """The release's folder on the phone, its files in it, and whether it is only staged.
+
+        Left by an error, what is staged is removed and the error says what is live.
+        """
         try:
-            if there:
-                folder = self._releases.folder(self._name, self._release)
-            else:
-                size_bytes = sum((self._bundle.folder / file).stat().st_size for file in RELEASED)
-                folder = self._releases.stage(self._name, size_bytes)
-                for number, file in enumerate(RELEASED):
-                    self._progress("sending", number, len(RELEASED))
-                    self._releases.put(self._bundle.folder / file, folder, file)
-            yield folder
+            if self._is_there():
+                yield self._releases.folder(self._name, self._release), False
+                return
+            size_bytes = sum(path.stat().st_size for path in self._sources.values())
+            staging = self._releases.stage(self._name, size_bytes)
+            for number, (file, path) in enumerate(self._sources.items()):
+                self._progress("sending", number, len(self._sources))
+                self._releases.put(path, staging, file)
+            yield staging, True
         except EdgeNASError as error:
             self._discard()
             error.args = (f"{error} {self._what_is_live()}",)
@@ -217,35 +260,38 @@ class _Shipment:
             self._discard()
             raise
 
+    def _is_there(self) -> bool:
+        """Whether the release has its folder already; one that is damaged and was never live is removed."""
+        if self._release not in self._before.releases:
+            return False
+        if self._release != self._before.live:
+            try:
+                self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
+            except CheckFailedError:
+                if any(event["release"] == self._release for event in self._before.events):
+                    raise
+                self._releases.remove(self._name, self._release)
+                return False
+        return True
+
     def _discard(self) -> None:
         """Remove the staging folder where the phone can still be reached; the next `stage` removes it otherwise."""
         with contextlib.suppress(EdgeNASError):
             self._releases.discard(self._name)
 
     def _latency(self, placed: str) -> Measured:
-        """How long it takes there beside the reference model, and whether that keeps its limit."""
+        """How long it takes there, and whether that keeps its limit."""
         self._progress("measuring on the device", 0, 1)
-        table = self._table
-        with tempfile.TemporaryDirectory() as folder:
-            reference = Path(folder) / "reference.tflite"
-            files.write_atomically(
-                reference, convert_network(REFERENCE, "float32") if table is None else reference_model(table)
-            )
-            (beside,) = self._bench.send(reference)
-        # In an app's own files benchmark_model cannot read it.
-        model = self._bench.send(self._bundle.model_path)[0] if self._in_app else f"{placed}/{MODEL}"
-        rounds = self._bench.measure_there([model], beside)
-        ratio = rounds.ratios[0]
-        if ratio is None:
-            raise CheckFailedError(f"{self._bench.device.name}: the model does not run there: {rounds.failed[0]}.")
-        median, p90 = (float(ms) for ms in np.percentile(rounds.visits_us[0], [50, 90]) / 1000)
+        table = None if self._promise.highest_ms is None else self._table
+        measured = _measure(self._bench, table, self._releases.reachable(placed, MODEL))
         limit = self._limit_ms
         if limit is not None:
-            detail = f"{median:.4g} ms measured, at most {limit:.4g} ms allowed"
-            self._note("limit", median <= limit, detail)
-            if median > limit:
+            low, high = measured.interval_ms
+            detail = f"{measured.median_ms:.4g} ms measured ({low:.4g} to {high:.4g}), at most {limit:.4g} ms allowed"
+            self._note("limit", low <= limit, detail)
+            if low > limit:
                 raise CheckFailedError(f"{self._bench.device.name}: the model is slower than its limit: {detail}.")
-        return Measured(median, p90, None if table is None else ratio.value * table.reference[1] / 1000)
+        return measured
 
     def _result(self, measured: Measured, dry_run: bool) -> Shipped:
         said = self._promise
@@ -261,13 +307,15 @@ class _Shipment:
         return Shipped(
             name=self._name,
             device=self._bench.device.name,
-            active=self._before.live if dry_run else self._release,
+            active=self._before.live,
             previous=self._before.live,
             agreement_on_device=None,
             largest_difference=None,
+            release=self._release,
             latency_ms={"median": measured.median_ms, "p90": measured.p90_ms},
-            normalised_ms=measured.normalised_ms if said.gap is None else None,
-            predicted_ms=self._bundle.manifest.predicted.latency_ms if self._table is None else said.predicted_ms,
+            latency_interval_ms=measured.interval_ms,
+            normalised_ms=measured.normalised_ms,
+            predicted_ms=self._predicted_ms,
             limit_ms=self._limit_ms,
             promise="unbacked" if kept is None else "kept" if kept else "broken",
             promise_kept=kept,
@@ -275,21 +323,30 @@ class _Shipment:
             dry_run=dry_run,
         )
 
-    def _record(self, shipped: Shipped, hashes: dict[str, str]) -> dict[str, Any]:
+    def _record(self, shipped: Shipped) -> dict[str, Any]:
         """What the phone keeps of this release, for `deployed` and `verify`."""
         manifest = self._bundle.manifest
         return {
             "study": manifest.study.name,
             "candidate": manifest.study.candidate,
             "architecture": manifest.architecture.id,
-            "precision": manifest.precision,
+            "precision": self._precision,
+            "threads": self._threads,
             "test_accuracy": manifest.accuracy.test,
             "latency_ms": shipped.latency_ms,
             "predicted_ms": shipped.predicted_ms,
             "agreement_on_device": None,
-            "model_sha256": hashes[MODEL],
-            "sha256": hashes,
+            "model_sha256": self._hashes[MODEL],
+            "sha256": self._hashes,
         }
+
+    @property
+    def _predicted_ms(self) -> float | None:
+        """By the table; without one, by the bundle's, which is of the precision that it was made for."""
+        manifest = self._bundle.manifest
+        if self._table is None and self._precision == manifest.precision:
+            return manifest.predicted.latency_ms
+        return self._promise.predicted_ms
 
     @property
     def _limit_ms(self) -> float | None:

@@ -5,33 +5,44 @@ import importlib.metadata
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
+from edgenas.deploy import gates
 from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
-from edgenas.deploy.manifest import Accuracy, Manifest, Network, Predicted, Preprocessing, Study, TableUsed
-from edgenas.errors import CheckFailedError, InputError
+from edgenas.deploy.describing import described
+from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.manifest import (
+    Accuracy,
+    Gate,
+    Manifest,
+    Network,
+    Predicted,
+    Preprocessing,
+    Study,
+    TableUsed,
+    new_release,
+)
+from edgenas.deploy.quantising import Files, Material, make_files, outputs, right
+from edgenas.errors import InputError
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval
+from edgenas.evaluation.finetuning import fine_tuning_epochs
 from edgenas.evaluation.recipe import Recipe
-from edgenas.evaluation.training import Indices, measure, predict, prepare_tensorflow, train
+from edgenas.evaluation.training import Indices, OnEpoch, measure, predict, prepare_tensorflow, train
 from edgenas.latency import memory
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable
 from edgenas.ledger import Ledger
-from edgenas.model import Precision, convert, converter_version, run_tflite
+from edgenas.model import Precision, converter_version
 
 SAMPLES = 200  # acceptance images in a bundle
-CALIBRATION = 200  # training images that an int8 conversion sees
 COVERAGE = 0.9  # of the predicted latency's interval
-LEAST_AGREEMENT = 0.98  # share of images on which a float32 file must name the class that Keras names
-MOST_DROP = 0.03  # of accuracy, that an int8 file may cost
-_AT_ONCE = 500  # images in memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,9 @@ class FinalTraining:
         table, table_name: what the choice rests on; None where latency played no part.
         limits: of the study, by name ("max_latency_ms" and so on).
         samples: whether acceptance images go into the bundle; False where data are private.
+        key: signs the bundle; None: it stays unsigned.
+        with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
+        allow: names of gates that may fail.
     """
 
     architecture: Architecture
@@ -65,6 +79,9 @@ class FinalTraining:
     table_name: str | None = None
     limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
     samples: bool = True
+    key: SigningKey | None = None
+    with_float32: bool = False
+    allow: tuple[str, ...] = ()
 
 
 def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress = no_progress) -> Bundle:
@@ -76,59 +93,77 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         progress: called with what is being done, how much of how much.
 
     Raises:
-        CheckFailedError: the converted file is not the network that was trained, or the test split was opened before
-            for another candidate.
-        InputError: there is a bundle at `folder` already.
+        CheckFailedError: gates failed that `allow` does not name, or the test split was opened before for another
+            candidate.
+        InputError: there is a bundle at `folder` already, or `allow` names no gate.
         TrainingError: the loss is not finite.
     """
     refuse_existing(request.folder)
+    gates.check_names(request.allow)
     dataset, splits = request.dataset, request.splits
     with ledger.timed("bundle_written", study=request.study, candidate=request.candidate) as noted:
         prepare_tensorflow()
         model = _train(request, ledger, progress)
-        content = _convert(request, model, progress)
-        progress("checking the converted file", 0, 1)
-        acceptance = _check(request, model, content)
+        made = _files(request, model, ledger, progress)
+        made = _described(request, made)
+        progress("running the gates", 0, 1)
+        passed = gates.let_through(_gates(request, made), request.allow)
         progress("opening the test split", 0, 1)
         test = splits.test.open(ledger, f"final accuracy of {request.folder.name}", request.study, request.candidate)
-        accuracy = _accuracy(
-            dataset.labels,
-            float_test=measure(model, dataset, test)["accuracy"],
-            test=_scores(content, dataset, test),
-            acceptance=acceptance,
+        accuracy = _accuracy(request, made.content, measure(model, dataset, test)["accuracy"], test)
+        beside = made.float32 if request.with_float32 and request.precision == "int8" else None
+        samples = _samples(made.content, beside, request) if request.samples else None
+        manifest = _manifest(request, made, accuracy, passed)
+        bundle = Bundle.write(
+            request.folder, manifest, made.content, dataset.labels, samples, request.key, float_model=beside
         )
-        samples = _samples(content, request) if request.samples else None
-        bundle = Bundle.write(request.folder, _manifest(request, accuracy), content, dataset.labels, samples)
         noted.update(folder=str(request.folder), files=bundle.manifest.files, accuracy=files.as_mapping(accuracy))
     shutil.rmtree(request.checkpoint, ignore_errors=True)
     return bundle
 
 
 def _train(request: FinalTraining, ledger: Ledger, progress: Progress) -> Any:
-    def on_epoch(epoch: int, values: dict[str, float]) -> None:
-        ledger.append("final_epoch", study=request.study, candidate=request.candidate, epoch=epoch, **values)
-        progress("training", epoch, request.epochs)
-
     _begin_checkpoint(request)
     return train(
         request.architecture,
         request.dataset,
-        _train_on(request.splits),
+        _material(request).train_on,
         request.recipe,
         request.epochs,
         request.seed,
         checkpoint=request.checkpoint,
-        on_epoch=on_epoch,
+        on_epoch=_noting(request, ledger, "final_epoch", lambda epoch: progress("training", epoch, request.epochs)),
     )
 
 
-def _train_on(splits: Splits) -> Indices:
-    return np.sort(np.concatenate([splits.train, splits.validation]))
+def _files(request: FinalTraining, model: Any, ledger: Ledger, progress: Progress) -> Files:
+    progress("converting", 0, 1)
+    material = _material(request)
+    epochs = fine_tuning_epochs(material.train_on, request.recipe)
+
+    def told(epoch: int) -> None:
+        progress("fine-tuning for int8", epoch, epochs)
+
+    on_epoch = _noting(request, ledger, "fine_tuning_epoch", told)
+    return make_files(model, request.precision, material, on_epoch=on_epoch)
+
+
+def _noting(request: FinalTraining, ledger: Ledger, event: str, told: Callable[[int], None]) -> OnEpoch:
+    def on_epoch(epoch: int, values: dict[str, float]) -> None:
+        ledger.append(event, study=request.study, candidate=request.candidate, epoch=epoch, **values)
+        told(epoch)
+
+    return on_epoch
+
+
+def _material(request: FinalTraining) -> Material:
+    checkpoint = request.checkpoint / "fine-tuning"
+    return Material(request.dataset, request.splits, request.recipe, request.seed, checkpoint)
 
 
 def _begin_checkpoint(request: FinalTraining) -> None:
     """Clear a checkpoint that another training left: it must not be gone on from."""
-    indices = _train_on(request.splits)
+    indices = _material(request).train_on
     about = files.canonical_json(
         {
             "architecture": str(request.architecture),
@@ -145,64 +180,57 @@ def _begin_checkpoint(request: FinalTraining) -> None:
         files.write_atomically(path, about)
 
 
-def _convert(request: FinalTraining, model: Any, progress: Progress) -> bytes:
-    progress("converting", 0, 1)
-    if request.precision == "float32":
-        return convert(model, "float32")
+def _gates(request: FinalTraining, made: Files) -> list[Gate]:
+    dataset, images, content = request.dataset, request.splits.acceptance, made.content
+    trained = predict(made.model, dataset, images)
+    found = [gates.float_conversion(trained, outputs(made.float32, dataset, images))]
+    if request.precision == "int8":
+        found.append(gates.quantisation(*(right(file, dataset, images) for file in (made.reference, content))))
+    predicted = _predict(request.architecture, request.precision, request.table)
+    return [
+        *found,
+        gates.builtin_operators(content),
+        gates.raw_pixels(content, request.precision),
+        gates.limits(request.limits, predicted, len(content) / 1024),
+    ]
+
+
+def _accuracy(request: FinalTraining, content: bytes, float_test: float, test: Indices) -> Accuracy:
     dataset = request.dataset
-    chosen = stratified_sample(dataset.y, _train_on(request.splits), CALIBRATION, request.seed)
-    return convert(model, "int8", dataset.x[chosen].astype(np.float32))
-
-
-def _check(request: FinalTraining, model: Any, content: bytes) -> float:
-    """The file's accuracy on the acceptance images, once it is seen to be the network that was trained."""
-    dataset, images = request.dataset, request.splits.acceptance
-    trained = predict(model, dataset, images).argmax(axis=1)
-    deployed = _outputs(content, dataset, images).argmax(axis=1)
-    agreement = float((trained == deployed).mean())
-    before, after = (float((found == dataset.y[images]).mean()) for found in (trained, deployed))
-    if request.precision == "float32" and agreement < LEAST_AGREEMENT:
-        raise CheckFailedError(
-            f"The converted file is not the network that was trained: it names the same class on {agreement:.1%} of "
-            f"{len(images)} acceptance images, expected at least {LEAST_AGREEMENT:.0%}. No bundle was written."
-        )
-    if request.precision == "int8" and before - after > MOST_DROP:
-        raise CheckFailedError(
-            f"Quantisation costs too much accuracy: {before:.1%} before and {after:.1%} after on {len(images)} "
-            f"acceptance images, at most {100 * MOST_DROP:.0f} points are accepted. No bundle was written; try "
-            "precision float32, more epochs, or another network of the front."
-        )
-    return after
-
-
-def _outputs(content: bytes, dataset: Dataset, indices: Indices) -> npt.NDArray[Any]:
-    """[n, classes] raw outputs of the file."""
-    parts = [indices[start : start + _AT_ONCE] for start in range(0, len(indices), _AT_ONCE)]
-    return np.concatenate([run_tflite(content, dataset.x[part]) for part in parts])
-
-
-def _scores(content: bytes, dataset: Dataset, indices: Indices) -> dict[str, Any]:
-    return metrics(dataset.y[indices], _outputs(content, dataset, indices).argmax(axis=1), dataset.classes)
-
-
-def _accuracy(labels: tuple[str, ...], *, float_test: float, test: dict[str, Any], acceptance: float) -> Accuracy:
+    found = metrics(dataset.y[test], outputs(content, dataset, test).argmax(axis=1), dataset.classes)
     return Accuracy(
         float_test=float_test,
-        test=test["accuracy"],
-        test_interval=wilson_interval(round(test["accuracy"] * test["n"]), test["n"]),
-        balanced=test["balanced_accuracy"],
-        recall=dict(zip(labels, test["recall"], strict=True)),
-        acceptance=acceptance,
+        float_test_interval=wilson_interval(round(float_test * len(test)), len(test)),
+        test=found["accuracy"],
+        test_interval=wilson_interval(round(found["accuracy"] * len(test)), len(test)),
+        balanced=found["balanced_accuracy"],
+        recall=dict(zip(dataset.labels, found["recall"], strict=True)),
+        acceptance=float(right(content, dataset, request.splits.acceptance).mean()),
     )
 
 
-def _samples(content: bytes, request: FinalTraining) -> Samples:
+def _described(request: FinalTraining, made: Files) -> Files:
+    """The files with what they say of themselves in them: what is tested is what ships."""
+    labels, policy = request.dataset.labels, request.dataset.policy
+    about = request.study, request.architecture
+    content = described(made.content, *about, request.precision, labels, policy)
+    return dataclasses.replace(
+        made, content=content, float32=described(made.float32, *about, "float32", labels, policy)
+    )
+
+
+def _samples(content: bytes, float_content: bytes | None, request: FinalTraining) -> Samples:
     dataset = request.dataset
     chosen = stratified_sample(dataset.y, request.splits.acceptance, SAMPLES, request.seed)
-    return Samples(np.asarray(dataset.x[chosen]), dataset.y[chosen], _outputs(content, dataset, chosen))
+    return Samples(
+        np.asarray(dataset.x[chosen]),
+        dataset.y[chosen],
+        outputs(content, dataset, chosen),
+        None if float_content is None else outputs(float_content, dataset, chosen),
+    )
 
 
-def _manifest(request: FinalTraining, accuracy: Accuracy) -> Manifest:
+def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: tuple[Gate, ...]) -> Manifest:
     architecture, table = request.architecture, request.table
     return Manifest(
         architecture=Network(str(architecture), architecture.id, architecture.classes),
@@ -213,6 +241,8 @@ def _manifest(request: FinalTraining, accuracy: Accuracy) -> Manifest:
         predicted=_predict(architecture, request.precision, table),
         limits=dict(request.limits),
         accuracy=accuracy,
+        gates=passed,
+        repair=made.repair,
         recipe=request.recipe,
         epochs=request.epochs,
         versions={
@@ -221,6 +251,7 @@ def _manifest(request: FinalTraining, accuracy: Accuracy) -> Manifest:
             **{name: importlib.metadata.version(name) for name in ("edgenas", "ai-edge-litert", "numpy")},
         },
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        release=new_release(),
         files={},
     )
 

@@ -21,12 +21,14 @@ from edgenas.device.connection import (
     Connection,
     LocalProcess,
     Process,
+    Sent,
     kill_process,
+    not_told,
     timed_out,
     whole_file,
 )
 from edgenas.device.device import Device
-from edgenas.errors import DeviceError, InputError
+from edgenas.errors import DeviceError, InputError, UnreachableError
 
 if TYPE_CHECKING:
     from edgenas.device.session import Agent
@@ -194,7 +196,9 @@ class AdbConnection(Connection):
             int(ended[-1][1]), stdout[begun.end() :].decode(errors="replace"), said.decode(errors="replace")
         )
 
-    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+    def put(
+        self, local: Path, remote: str, timeout_s: float = 600, *, resume: bool = False, sent: Sent = not_told
+    ) -> None:
         if not local.is_file():
             raise InputError(f"There is no file {local} to send.")
         target = self.path(remote)
@@ -206,6 +210,7 @@ class AdbConnection(Connection):
             failed = f"{remote} could not be written"
             self._transfer(["push", str(local.absolute()), f"{target}.part"], timeout_s, failed)
             self._check(["sh", "-c", _SETTLE, "sh", target, str(size_bytes), digest], remote, timeout_s)
+            sent(size_bytes, size_bytes)  # adb tells nothing on the way, and begins anew what was cut
         except BaseException:
             with contextlib.suppress(DeviceError):  # where it is out of reach the next one removes it
                 self.run(["rm", "-rf", "--", f"{target}.part"], _QUICK_S)
@@ -269,15 +274,17 @@ class AdbConnection(Connection):
         if process.returncode != 0:
             why = explain_state(self._serial, list_states(find_adb()))
             said = _last((stderr.strip() or stdout.strip()).decode(errors="replace"))
-            raise DeviceError(f"{self.device.name}: {failed}: {said}" + (f"; {why}." if why else "."))
+            if why is not None:
+                raise UnreachableError(f"{self.device.name}: {failed}: {said}; {why}.")
+            raise DeviceError(f"{self.device.name}: {failed}: {said}.")
 
-    def _lost(self, stderr: bytes) -> DeviceError:
+    def _lost(self, stderr: bytes) -> UnreachableError:
         """The error to raise when adb did not get through to the phone, or not back."""
         said = stderr.decode(errors="replace").strip()
         why = explain_state(self._serial, list_states(find_adb()))
         if why is None:
             why = f"the link broke ({_last(said) or 'adb ended early'}): try again when it is back"
-        return DeviceError(f"{self.device.name}: {why}.")
+        return UnreachableError(f"{self.device.name}: {why}.")
 
 
 def _last(text: str) -> str:

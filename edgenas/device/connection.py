@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from edgenas.device.session import Agent
 
 
+Sent = Callable[[int, int], None]
+
+
+def not_told(done: int, total: int) -> None:
+    """Ignores how far a file is."""
+
+
 @dataclass(frozen=True)
 class Completed:
     """What a command on the device left."""
@@ -74,8 +81,15 @@ class Connection(abc.ABC):
         """
 
     @abc.abstractmethod
-    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+    def put(
+        self, local: Path, remote: str, timeout_s: float = 600, *, resume: bool = False, sent: Sent = not_told
+    ) -> None:
         """Copy a file to the device, folders made as needed: it is there whole under its name, or not at all.
+
+        Args:
+            resume: go on with what an earlier call that was cut left there, and leave the same to a later one. The name
+                has to follow from the content, as its hash does. Not every way can: then all is sent.
+            sent: told (bytes there, of) now and then.
 
         Raises:
             InputError: there is no such file here.
@@ -198,13 +212,15 @@ class LocalConnection(Connection):
             raise
         return Completed(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
-    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+    def put(
+        self, local: Path, remote: str, timeout_s: float = 600, *, resume: bool = False, sent: Sent = not_told
+    ) -> None:
         if not local.is_file():
             raise InputError(f"There is no file {local} to send.")
         target = Path(self.path(remote))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(target) as part:
+            with whole_file(target) as part:  # a copy on one machine is not cut: nothing to go on with
                 shutil.copyfile(local, part)
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {remote} could not be written: {error.strerror}.") from None

@@ -22,6 +22,7 @@ from edgenas.model import build_model, keras_on_tensorflow
 Indices = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]  # (epochs done, loss and accuracy)
 EVALUATION_BATCH = 500
+MODEL = "model.keras"
 UNDECAYED = ["gamma", "beta", "bias"]
 
 
@@ -83,29 +84,73 @@ def train(
     import keras
 
     keras.utils.set_random_seed(seed)
-    steps = max(1, len(indices) // recipe.batch_size)
     network = architecture if scale == 1 else at_scale(architecture, scale)
     model, first = _restore(checkpoint)
     if model is None:
         model = build_model(network)
-        model.compile(_optimizer(recipe, steps * epochs))
+        model.compile(optimizer_of(recipe, epochs * steps_of(indices, recipe)))
+    run_epochs(
+        model,
+        dataset,
+        indices,
+        recipe,
+        range(first, epochs),
+        seed,
+        name=architecture.id,
+        save=lambda done: save_epoch(checkpoint, done, lambda folder: model.save(folder / MODEL)),
+        on_epoch=on_epoch,
+    )
+    return model
+
+
+def run_epochs(
+    model: Any,
+    dataset: Dataset,
+    indices: Indices,
+    recipe: Recipe,
+    epochs: range,
+    seed: int,
+    *,
+    name: str,
+    save: Callable[[int], None],
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """Train a model that has its optimizer, in place.
+
+    Args:
+        model: called with images and `training`, it gives logits; it has `inputs`, `trainable_variables` and an
+            `optimizer`.
+        dataset, indices, recipe, seed: as in `train`.
+        epochs: which ones; each has an order of its own.
+        name: of the network, for errors.
+        save: called after each epoch with how many are done.
+        on_epoch: called after that.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
     step = _training_step(model, recipe, dataset, indices)
     augment = Augment(flip=recipe.flip, shift=recipe.shift) if recipe.flip or recipe.shift else None
-    for epoch in range(first, epochs):
+    steps = steps_of(indices, recipe)
+    for epoch in epochs:
         stream = batches(
             dataset, indices, recipe.batch_size, shuffle_seed=seed * 1000 + epoch, augment=augment, drop_remainder=True
         )
         sums = np.zeros(3)
-        for images, labels in _fitted(stream, network.input_shape[:2]):
+        for images, labels in _fitted(stream, _sides(model)):
             loss, right = step(images, labels)
             sums += float(loss), float(right), len(labels)
         loss, accuracy = sums[0] / steps, sums[1] / sums[2]
         if not np.isfinite(loss):
-            raise TrainingError(f"The training of {architecture.id} diverged in epoch {epoch + 1}: its loss is {loss}.")
-        _save(checkpoint, model, epoch + 1)
+            raise TrainingError(f"The training of {name} diverged in epoch {epoch + 1}: its loss is {loss}.")
+        save(epoch + 1)
         if on_epoch is not None:
             on_epoch(epoch + 1, {"loss": loss, "accuracy": accuracy})
-    return model
+
+
+def steps_of(indices: Indices, recipe: Recipe) -> int:
+    """Steps of one epoch: whole batches only."""
+    return max(1, len(indices) // recipe.batch_size)
 
 
 def _training_step(model: Any, recipe: Recipe, dataset: Dataset, indices: Indices) -> Callable[[Any, Any], Any]:
@@ -145,8 +190,7 @@ def predict(model: Any, dataset: Dataset, indices: Indices) -> npt.NDArray[np.fl
     import tensorflow as tf
 
     forward = tf.function(lambda images: model(images, training=False), autograph=False, reduce_retracing=True)
-    height, width = (int(side) for side in model.inputs[0].shape[1:3])
-    stream = _fitted(batches(dataset, indices, EVALUATION_BATCH), (height, width))
+    stream = _fitted(batches(dataset, indices, EVALUATION_BATCH), _sides(model))
     return np.concatenate([forward(images).numpy() for images, _ in stream])
 
 
@@ -156,7 +200,8 @@ def measure(model: Any, dataset: Dataset, indices: Indices) -> dict[str, Any]:
     return metrics(dataset.y[indices], predicted, dataset.classes)
 
 
-def _optimizer(recipe: Recipe, steps: int) -> Any:
+def optimizer_of(recipe: Recipe, steps: int) -> Any:
+    """AdamW with the recipe's schedule over so many steps."""
     import keras
 
     warmup = int(recipe.warmup * steps)
@@ -171,6 +216,11 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
     return optimizer
 
 
+def _sides(model: Any) -> tuple[int, int]:
+    height, width = (int(side) for side in model.inputs[0].shape[1:3])
+    return height, width
+
+
 def _fitted(stream: Any, sides: tuple[int, int]) -> Any:
     """The stream with its images at the size that the network takes."""
     import tensorflow as tf
@@ -182,25 +232,32 @@ def _fitted(stream: Any, sides: tuple[int, int]) -> Any:
     return stream.map(fit)
 
 
-def _save(checkpoint: Path | None, model: Any, epochs: int) -> None:
+def save_epoch(checkpoint: Path | None, epochs: int, write: Callable[[Path], None]) -> None:
+    """Keep what `write` puts into a folder as the state after so many epochs, in place of the one before."""
     if checkpoint is None:
         return
     target = checkpoint / f"epoch-{epochs}"
     with files.whole_folder(target) as folder:
-        model.save(folder / "model.keras")
+        write(folder)
         files.write_atomically(folder / "done.json", json.dumps({"epochs": epochs, "time": time.time()}))
     for old in checkpoint.glob("epoch-*"):
         if old != target:
             shutil.rmtree(old)
 
 
+def last_epoch(checkpoint: Path | None) -> tuple[Path | None, int]:
+    """The folder of the last whole epoch, and how many epochs there were; (None, 0) where there is none."""
+    found = sorted(checkpoint.glob("epoch-*"), key=lambda path: int(path.name[6:])) if checkpoint else []
+    return (found[-1], int(found[-1].name[6:])) if found else (None, 0)
+
+
 def _restore(checkpoint: Path | None) -> tuple[Any, int]:
     """The model as it was after its last whole epoch, and how many it has had."""
-    found = sorted(checkpoint.glob("epoch-*"), key=lambda path: int(path.name[6:])) if checkpoint else []
-    if not found:
+    folder, epochs = last_epoch(checkpoint)
+    if folder is None:
         return None, 0
     import keras
 
-    model = keras.models.load_model(found[-1] / "model.keras")
+    model = keras.models.load_model(folder / MODEL)
     model.optimizer.exclude_from_weight_decay(var_names=UNDECAYED)  # Keras does not save it
-    return model, int(found[-1].name[6:])
+    return model, epochs

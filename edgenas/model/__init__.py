@@ -11,7 +11,9 @@ from edgenas.model.convert import (
     converter_version,
     input_of,
 )
+from edgenas.model.folding import fold
 from edgenas.model.interpret import run_tflite
+from edgenas.model.operators import operator_kinds
 from edgenas.model.quiet import keras_on_tensorflow, quiet
 from edgenas.model.workers import MODELS, ConversionPool, Jobs, end_with_parent, wait_for
 
@@ -29,8 +31,10 @@ __all__ = [
     "convert_network",
     "converter_version",
     "end_with_parent",
+    "fold",
     "input_of",
     "keras_on_tensorflow",
+    "operator_kinds",
     "quiet",
     "run_tflite",
     "wait_for",

@@ -22,17 +22,17 @@ def build_model(architecture: Architecture) -> Any:
     for index, node in enumerate(architecture.nodes):
         sources = [outputs[source] for source in architecture.sources(index)] if index else [inputs]
         outputs.append(_build(node.block, sources))
-    return _renamed(keras.Model(inputs, outputs[-1]))
+    return short_names(keras.Model(inputs, outputs[-1]))
 
 
 def build_layer_model(layer: Layer) -> Any:
     """The Keras model of one layer alone, for measuring."""
     keras = keras_on_tensorflow()
     inputs = [keras.Input(shape) for shape in layer.input_shapes]
-    return _renamed(keras.Model(inputs, _build(layer.block, inputs)))
+    return short_names(keras.Model(inputs, _build(layer.block, inputs)))
 
 
-def _renamed(model: Any) -> Any:
+def short_names(model: Any) -> Any:
     """Names go into the `.tflite` file: Keras' own are long, and count what the process has built before."""
     model.name = "m"
     for index, layer in enumerate(model.layers):

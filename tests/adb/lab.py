@@ -103,6 +103,11 @@ class LabPhone:
         runtime = changes.pop("runtime", None) or Runtime("benchmark-model", benchmark_model=str(self.tool))
         return Device(name, f"adb:{self.serial}", runtime=runtime, **({"folder": "edgenas"} | changes))
 
+    def replace(self, tool: str, script: str) -> None:
+        """Put a shell script in the place of one of the phone's tools."""
+        (self.bin / tool).write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / tool).chmod(0o755)
+
     def install_app(self, package: str, debuggable: bool = True) -> Path:
         """An app's own files."""
         folder = self.root / "apps" / package

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgenas.files as files
-from edgenas.deploy import Bundle, deployed, rollback, ship
+from edgenas.deploy import Bundle, deployed, rollback, ship, verify
+from edgenas.deploy.fleet import Rollout, ship_to_all
+from edgenas.deploy.keys import SigningKey
 from edgenas.deploy.phone_releases import PhoneReleases
-from edgenas.deploy.phones import verify_on_phone
 from edgenas.device import Device, Limits, Runtime, connect, open_phone, phone_delegate
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
 from edgenas.latency.profiling import phone as phones
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.certificate import Certificate, Network
@@ -45,10 +47,7 @@ def own_phone(request: pytest.FixtureRequest, make_phone: Make) -> LabPhone:
     """A phone whose `mv` can replace a link, and one whose cannot."""
     phone = make_phone()
     if request.param == "file":
-        (phone.bin / "mv").write_text(
-            '#!/bin/sh\ncase $1 in *T*) echo "mv: Unknown option T" >&2; exit 1;; esac\nexec /bin/mv "$@"\n'
-        )
-        (phone.bin / "mv").chmod(0o755)
+        phone.replace("mv", 'case $1 in *T*) echo "mv: Unknown option T" >&2; exit 1;; esac; exec /bin/mv "$@"')
     return phone
 
 
@@ -94,10 +93,13 @@ def table_of(device: Device, predicted_us: float) -> LatencyTable:
     )  # fmt: skip
 
 
-def test_from_a_bundle_to_a_live_model_and_back(own_phone: LabPhone, bundle: Bundle):
-    device = own_phone.device()
+def test_from_a_bundle_to_a_live_model_and_back(
+    own_phone: LabPhone, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+):
+    device, number = own_phone.device(), bundle.manifest.release
+    second, third = (rewritten(bundle, tmp_path) for _ in range(2))
     first = ship(bundle, device, "digits")
-    assert (first.active, first.previous, first.agreement_on_device) == (1, None, None)
+    assert (first.active, first.previous, first.release, first.agreement_on_device) == (number, None, number, None)
     assert 0 < first.latency_ms["median"] <= first.latency_ms["p90"]
     assert [(check.name, check.passed) for check in first.checks] == [
         ("hashes", True), ("signature", None), ("agreement", None), ("promise", None)
@@ -106,67 +108,92 @@ def test_from_a_bundle_to_a_live_model_and_back(own_phone: LabPhone, bundle: Bun
     released = current(models(own_phone) / "digits")
     assert sorted(path.name for path in released.iterdir()) == ["labels.txt", "manifest.json", "model.tflite"]
     assert files.sha256(released / "model.tflite") == bundle.manifest.files["model.tflite"]
+    again = ship(bundle, device, "digits")
+    assert (again.active, again.previous) == (number, number)
 
-    second = ship(bundle, device, "digits", table=table_of(device, 1e6))
-    assert (second.active, second.previous) == (2, 1)
-    assert (second.promise, second.promise_kept) == ("kept", True)
-    assert second.normalised_ms == pytest.approx(0.01, rel=0.6), "the reference is the same network: 10 us"
-    third = ship(bundle, device, "digits", table=table_of(device, 0.01))
-    assert (third.active, third.promise) == (3, "broken")
+    shipped = ship(second, device, "digits", table=table_of(device, 1e6))
+    assert (shipped.active, shipped.previous) == (second.manifest.release, number)
+    assert (shipped.promise, shipped.promise_kept) == ("kept", True)
+    assert shipped.normalised_ms == pytest.approx(0.01, rel=0.6), "the reference is the same network: 10 us"
+    shipped = ship(third, device, "digits", table=table_of(device, 0.01))
+    assert (shipped.active, shipped.promise) == (third.manifest.release, "broken")
     assert left_over(own_phone) == []
 
     found = deployed(device)[0]
-    assert (found.name, found.release, found.previous) == ("digits", 3, 2)
+    assert (found.name, found.release, found.previous) == ("digits", third.manifest.release, second.manifest.release)
     assert str(found.since).startswith("20")
     assert found.record is not None
     assert found.record["test_accuracy"] == bundle.manifest.accuracy.test
+    kept = sorted(path.name for path in (models(own_phone) / "digits" / "releases").iterdir())
+    assert kept == [str(second.manifest.release), str(third.manifest.release)]
+    with pytest.raises(CheckFailedError, match=r"is older than release .* The old model is still live|is older than"):
+        ship(bundle, device, "digits")
     back = rollback(device, "digits")
-    assert (back.active, back.previous) == (2, 3)
-    assert current(models(own_phone) / "digits").name == "2"
+    assert (back.active, back.previous) == (second.manifest.release, third.manifest.release)
+    assert current(models(own_phone) / "digits").name == str(second.manifest.release)
     with pytest.raises(CheckFailedError, match="no earlier release"):
         rollback(device, "digits")
-    assert sorted(path.name for path in (models(own_phone) / "digits" / "releases").iterdir()) == ["2", "3"]
+    with pytest.raises(CheckFailedError, match=rf"release {number} of digits is not kept on this device; it has"):
+        rollback(device, "digits", number)
+    assert rollback(device, "digits", third.manifest.release).active == third.manifest.release
+    with pytest.raises(InputError, match="no model 'other' was ever put"):
+        rollback(device, "other")
 
 
-def test_verify_looks_at_what_is_live_again(make_phone: Make, bundle: Bundle):
+def test_verify_looks_at_what_is_live_again(make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
     phone = make_phone()
     device = phone.device()
     with pytest.raises(InputError, match="no model 'digits' is live there"):
-        verify_on_phone(device, "digits")
+        verify(device, "digits")
     ship(bundle, device, "digits")
-    found = verify_on_phone(device, "digits")
-    assert (found.release, [(check.name, check.passed) for check in found.checks]) == (
-        1, [("hashes", True), ("signature", None)]
-    )  # fmt: skip
+    found = verify(device, "digits", bundle=bundle)
+    assert (found.release, found.signed_by, found.agreement_on_device) == (bundle.manifest.release, None, None)
+    assert found.latency_ms is not None
+    assert found.latency_ms_when_shipped is not None
+    assert found.latency_ms["median"] == pytest.approx(found.latency_ms_when_shipped["median"], rel=5)
+    assert verify(device, "digits", measure=False).latency_ms is None
+    with pytest.raises(CheckFailedError, match="the bundle .* is another one"):
+        verify(device, "digits", bundle=rewritten(bundle, tmp_path))
     folder = current(models(phone) / "digits")
     whole = (folder / "labels.txt").read_bytes()
     (folder / "labels.txt").write_bytes(whole + b"x")
     with pytest.raises(CheckFailedError, match=r"labels\.txt is not what was sent: expected sha256 .*, received"):
-        verify_on_phone(device, "digits")
+        verify(device, "digits")
     (folder / "labels.txt").write_bytes(whole)
     (folder / "odd\nname").touch()
     with pytest.raises(CheckFailedError, match="was not expected"):
-        verify_on_phone(device, "digits")
+        verify(device, "digits")
     (folder / "odd\nname").unlink()
     (folder / "model.tflite").unlink()
     with pytest.raises(CheckFailedError, match=r"model\.tflite is missing"):
-        verify_on_phone(device, "digits")
+        verify(device, "digits")
+    assert left_over(phone) == []
 
 
-def test_into_an_app_s_own_files(make_phone: Make, bundle: Bundle):
+def test_a_signature_travels_though_nothing_there_checks_it(
+    make_phone: Make, bundle: Bundle, rewritten: Rewritten, keys: Callable[..., SigningKey], tmp_path: Path
+):
+    phone = make_phone()
+    signed = rewritten(bundle, tmp_path, keys())
+    shipped = ship(signed, phone.device(), "digits")
+    assert next(check for check in shipped.checks if check.name == "signature").passed is None
+    assert (current(models(phone) / "digits") / "manifest.sig").is_file()
+
+
+def test_into_an_app_s_own_files(make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
     phone = make_phone()
     app = phone.install_app(APP)
     device = phone.device()
-    shipped = ship(bundle, device, "digits", to_app=APP)
-    assert shipped.active == 1
+    assert ship(bundle, device, "digits", to_app=APP).active == bundle.manifest.release
     released = current(app / "files" / "edgenas" / "digits")
     assert files.sha256(released / "model.tflite") == bundle.manifest.files["model.tflite"]
     assert not models(phone).exists()
-    ship(bundle, device, "digits", to_app=APP)
-    assert [found.release for found in deployed(device, APP)] == [2]
+    newer = rewritten(bundle, tmp_path)
+    ship(newer, device, "digits", to_app=APP)
+    assert [found.release for found in deployed(device, to_app=APP)] == [newer.manifest.release]
     assert deployed(device) == []
-    assert rollback(device, "digits", APP).active == 1
-    assert verify_on_phone(device, "digits", APP).release == 1
+    assert rollback(device, "digits", to_app=APP).active == bundle.manifest.release
+    assert verify(device, "digits", to_app=APP).latency_ms is not None
     assert left_over(phone) == []
 
 
@@ -191,50 +218,69 @@ def test_an_app_that_cannot_be_reached(phone: LabPhone, bundle: Bundle, package:
 def test_only_a_phone_has_apps(bundle: Bundle, local: Device):
     for work in (
         lambda: ship(bundle, local, "digits", to_app=APP),
-        lambda: deployed(local, APP),
-        lambda: rollback(local, "digits", APP),
+        lambda: deployed(local, to_app=APP),
+        lambda: rollback(local, "digits", to_app=APP),
+        lambda: verify(local, "digits", to_app=APP),
     ):
         with pytest.raises(InputError, match="is no phone"):
             work()
 
 
-def test_slower_than_its_limit(make_phone: Make, bundle: Bundle):
+def test_slower_than_its_limit(make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
     phone = make_phone()
-    ship(bundle, phone.device(), "digits")
+    newer = rewritten(bundle, tmp_path)
     strict = phone.device(limits=Limits(max_latency_ms=1e-4))
-    with pytest.raises(CheckFailedError, match=r"slower than its limit: .* The old model is still live: release 1"):
+    with pytest.raises(CheckFailedError, match=r"slower than its limit: .* Nothing was put live"):
         ship(bundle, strict, "digits")
-    assert live(phone) == 1
+    assert not (models(phone) / "digits").exists()
+    ship(bundle, phone.device(), "digits")
+    with pytest.raises(CheckFailedError, match=r"slower than its limit: .* The old model is still live: release 2"):
+        ship(newer, strict, "digits")
+    assert live(phone) == bundle.manifest.release
     assert left_over(phone) == []
-    dry = ship(bundle, phone.device(), "digits", dry_run=True)
-    assert (dry.active, dry.dry_run, live(phone)) == (1, True, 1)
+    dry = ship(newer, phone.device(), "digits", dry_run=True)
+    assert (dry.active, dry.dry_run, live(phone)) == (bundle.manifest.release, True, bundle.manifest.release)
     assert left_over(phone) == []
 
 
-def test_a_phone_without_room(make_phone: Make, bundle: Bundle):
+def test_a_phone_without_room(make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
     phone = make_phone()
     ship(bundle, phone.device(), "digits")
-    (phone.bin / "df").write_text("#!/bin/sh\necho head\necho disk 100 99 1 99% /data\n")
-    (phone.bin / "df").chmod(0o755)
-    with pytest.raises(CheckFailedError, match=r"the phone has 1 kB free\. The old model is still live: release 1"):
-        ship(bundle, phone.device(), "digits")
+    phone.replace("df", "echo head; echo disk 100 99 1 99% /data")
+    with pytest.raises(CheckFailedError, match=r"the phone has 1 kB free\. The old model is still live"):
+        ship(rewritten(bundle, tmp_path), phone.device(), "digits")
     assert left_over(phone) == []
 
 
-def test_a_file_that_changes_on_the_way_is_caught(make_phone: Make, bundle: Bundle):
-    """The phone's storage gives back something else than was written."""
+def test_a_file_that_is_damaged_on_the_phone_is_caught(
+    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+):
+    """The phone's storage gives back something else than was written, once the files are looked at in their folder."""
     phone = make_phone()
     ship(bundle, phone.device(), "digits")
-    sha256sum = phone.bin / "sha256sum"
-    sha256sum.write_text(
-        '#!/bin/sh\n[ -e model.tflite ] && printf x >> labels.txt\nexec /usr/bin/sha256sum "$@"\n'
-    )  # once the files are looked at in their folder
-    sha256sum.chmod(0o755)
+    phone.replace("sha256sum", '[ -e model.tflite ] && printf x >> labels.txt; exec /usr/bin/sha256sum "$@"')
     with pytest.raises(CheckFailedError, match=r"labels\.txt is not what was sent.*The old model is still live"):
-        ship(bundle, phone.device(), "digits")
-    sha256sum.unlink()
-    assert live(phone) == 1
+        ship(rewritten(bundle, tmp_path), phone.device(), "digits")
+    (phone.bin / "sha256sum").unlink()
+    assert live(phone) == bundle.manifest.release
     assert left_over(phone) == []
+
+
+def test_what_is_damaged_by_the_switch_is_taken_back(
+    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+):
+    phone = make_phone()
+    ship(bundle, phone.device(), "digits")
+    once = '[ -e "$PHONE/once" ] || { touch "$PHONE/once"; printf x >> "$2/labels.txt"; }'
+    phone.replace("ln", f'/bin/ln "$@"; {once}')
+    newer = rewritten(bundle, tmp_path)
+    with pytest.raises(
+        WentBackError, match=r"labels\.txt is not what was sent.*taken back\. The old model is still live"
+    ):
+        ship(newer, phone.device(), "digits")
+    assert live(phone) == bundle.manifest.release
+    assert verify(phone.device(), "digits", measure=False).release == bundle.manifest.release
+    assert ship(newer, phone.device(), "digits").active == newer.manifest.release, "the damaged one is replaced"
 
 
 @pytest.mark.parametrize("cut_after", [2_000, 60_000, 400_000, 1_000_000])
@@ -247,53 +293,79 @@ def test_a_cable_that_comes_out_leaves_the_old_model_and_the_same_command_finish
     ship(bundle, other.device("other"), "digits")
     before = files.sha256(current(models(phone) / "digits") / "model.tflite")
     phone.adbd.cut_after = cut_after
-    with pytest.raises(DeviceError, match=r"(offline|is attached|link broke).* The old model is still live") as caught:
+    with pytest.raises(UnreachableError, match=r"(offline|is attached|link broke)") as caught:
         ship(big_bundle, device, "digits")
     assert "\n" not in str(caught.value)
     assert files.sha256(current(models(phone) / "digits") / "model.tflite") == before
-    assert live(other) == 1, "the other phone is none the worse"
+    assert live(other) == bundle.manifest.release, "the other phone is none the worse"
     phone.plug_in()
-    assert live(phone) == 1
-    assert ship(big_bundle, device, "digits").active == 2
+    assert live(phone) == bundle.manifest.release
+    assert ship(big_bundle, device, "digits").active == big_bundle.manifest.release
     assert left_over(phone) == []
-    assert rollback(device, "digits").active == 1
+    assert rollback(device, "digits").active == bundle.manifest.release
 
 
-def test_a_shipment_cut_between_the_move_and_the_switch_is_finished(make_phone: Make, bundle: Bundle):
-    """The release has its folder and its number, and is not live yet: with the same number the same command ends it."""
+@pytest.mark.parametrize("step", ["stage", "put", "verify", "adopt", "point", "note", "prune"])
+def test_a_cut_at_any_step_leaves_the_old_or_the_new_and_the_same_command_finishes(
+    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    phone = make_phone()
+    device, newer = phone.device(), rewritten(bundle, tmp_path)
+    ship(bundle, device, "digits")
+
+    def cut(*_: object, **__: object) -> None:
+        phone.adbd.unplug()
+        with connect(device) as connection:
+            connection.run(["true"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PhoneReleases, step, cut)
+        with pytest.raises(UnreachableError):
+            ship(newer, device, "digits")
+    served = current(models(phone) / "digits")
+    assert served.name in (str(bundle.manifest.release), str(newer.manifest.release))
+    assert files.sha256(served / "model.tflite") == bundle.manifest.files["model.tflite"]
+    phone.plug_in()
+    assert ship(newer, device, "digits").active == newer.manifest.release
+    assert verify(device, "digits", measure=False).release == newer.manifest.release
+    assert left_over(phone) == []
+    assert rollback(device, "digits").active == bundle.manifest.release
+
+
+def test_a_torn_history_is_read_as_far_as_it_goes(
+    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+):
     phone = make_phone()
     device = phone.device()
-    ship(bundle, device, "digits")
-    folder = models(phone) / "digits"
-    (folder / "releases" / "1").rename(folder / "releases" / "7")
-    with connect(device) as connection:
-        releases = PhoneReleases(connection)
-        assert releases.state("digits").newest == 7
-        hashes = {**bundle.manifest.files, "manifest.json": files.sha256(bundle.folder / "manifest.json")}
-        del hashes["samples.npz"]
-        releases.verify(releases.folder("digits", 7), hashes)
-        releases.activate("digits", 7, {"sha256": hashes}, staged=False)
-    assert live(phone) == 7
-    assert verify_on_phone(device, "digits").release == 7
-
-
-def test_a_torn_history_is_read_as_far_as_it_goes(make_phone: Make, bundle: Bundle):
-    phone = make_phone()
-    device = phone.device()
-    ship(bundle, device, "digits")
-    ship(bundle, device, "digits")
+    bundles = [bundle, *(rewritten(bundle, tmp_path) for _ in range(2))]
+    numbers = [one.manifest.release for one in bundles]
+    for one in bundles[:2]:
+        ship(one, device, "digits")
     history = models(phone) / "digits" / "history.jsonl"
     history.write_text(history.read_text() + '{"event": "activ')
-    assert ship(bundle, device, "digits").active == 3
-    assert deployed(device)[0].previous == 2
+    assert ship(bundles[2], device, "digits").active == numbers[2]
+    assert deployed(device)[0].previous == numbers[1]
     events = [json.loads(line) for line in history.read_text().splitlines() if line.endswith("}")]
-    assert [event["release"] for event in events] == [1, 2, 3]
+    assert [event["release"] for event in events] == numbers
+
+
+def test_a_fleet_of_phones(make_phone: Make, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One is off, and is caught up with later."""
+    phones_there = [make_phone() for _ in range(3)]
+    devices = [phone.device(f"phone-{number}") for number, phone in enumerate(phones_there)]
+    phones_there[1].adbd.unplug()
+    outcomes = ship_to_all(bundle, devices, "digits", Rollout(canary=1, wave=1))
+    assert [outcome.state for outcome in outcomes] == ["changed", "off", "changed"]
+    phones_there[1].plug_in()
+    outcomes = ship_to_all(bundle, devices, "digits", Rollout(canary=1, wave=1))
+    assert [outcome.state for outcome in outcomes] == ["ok", "changed", "ok"]
 
 
 # Names, labels and paths that would be shell text, or lead out of their folder
 
 HOSTILE = ["$(touch canary)", "`touch canary`", "; touch canary", "a'b\"c", "new\nline", "..", "../../x", "-rf",
            "é漢😀", "a b", "*", "~", "$HOME", "\\", "a\tb", "\x1b[31m", "'; touch canary; '"]  # fmt: skip
+NUMBERS = itertools.count(1)
 words = st.one_of(st.sampled_from(HOSTILE), st.text(min_size=1, max_size=20))
 
 
@@ -345,7 +417,8 @@ def test_labels_and_studies_that_would_be_commands(
     phone: LabPhone, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, labels: list[str], study: str
 ):
     study = study.encode(errors="replace").decode()
-    manifest = dataclasses.replace(bundle.manifest, study=dataclasses.replace(bundle.manifest.study, name=study))
+    again = dataclasses.replace(bundle.manifest.study, name=study)
+    manifest = dataclasses.replace(bundle.manifest, study=again, release=next(NUMBERS))
     folder = tmp_path_factory.mktemp("hostile") / "-b $(touch canary)"
     odd = Bundle.write(folder, manifest, bundle.model_path.read_bytes(), labels, bundle.samples)
     device = phone.device()
@@ -355,7 +428,7 @@ def test_labels_and_studies_that_would_be_commands(
     (found,) = [one for one in deployed(device) if one.name == "hostile"]
     assert found.record is not None
     assert found.record["study"] == study
-    assert verify_on_phone(device, "hostile").release == found.release
+    assert verify(device, "hostile", measure=False).release == found.release
     assert canaries(phone) == []
     assert not Path("canary").exists()
 

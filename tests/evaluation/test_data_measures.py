@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from edgenas.errors import InputError
-from edgenas.evaluation.data import class_weights, metrics, wilson_interval
+from edgenas.evaluation.data import class_weights, metrics, paired_interval, wilson_interval
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
@@ -45,6 +45,30 @@ def test_wilson_interval() -> None:
     assert wide[0] < narrow[0] < 0.8 < narrow[1] < wide[1]
     with pytest.raises(InputError, match="0 <= correct <= n"):
         wilson_interval(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        ((18, 12, 2, 18), 0.0562, 0.3290),
+        ((53, 0, 0, 1), -0.0729, 0.0729),
+        ((0, 30, 0, 0), 0.8395, 1.0),
+    ],
+)
+def test_paired_interval_gives_newcombes_own_examples(counts: tuple[int, ...], low: float, high: float) -> None:
+    assert paired_interval(*counts) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_paired_interval_is_narrower_where_the_same_images_are_right() -> None:
+    together, apart = paired_interval(1800, 20, 10, 170), paired_interval(1640, 180, 170, 10)
+    assert together[1] - together[0] < 0.5 * (apart[1] - apart[0])
+    assert paired_interval(1800, 20, 10, 170, 0.5)[1] < together[1]
+    swapped = paired_interval(1800, 10, 20, 170)
+    assert swapped == pytest.approx((-together[1], -together[0]))
+    for bad in ((0, 0, 0, 0), (5, -1, 0, 0)):
+        with pytest.raises(InputError):
+            paired_interval(*bad)
 
 
 def test_class_weights() -> None:

@@ -5,7 +5,7 @@ from edgenas.evaluation.data.batches import Augment, batches
 from edgenas.evaluation.data.dataset import Dataset, open_dataset
 from edgenas.evaluation.data.fashion_mnist import fetch_fashion_mnist, find_fashion_mnist
 from edgenas.evaluation.data.images import DEFAULT_POLICY, Policy, prepare_image
-from edgenas.evaluation.data.measures import class_weights, metrics, wilson_interval
+from edgenas.evaluation.data.measures import class_weights, metrics, paired_interval, wilson_interval
 from edgenas.evaluation.data.sealed import SealedTest
 from edgenas.evaluation.data.sources import DEFAULT_CACHE, load_dataset
 from edgenas.evaluation.data.splits import DEFAULT_FRACTIONS, Splits, split, stratified_sample
@@ -26,6 +26,7 @@ __all__ = [
     "load_dataset",
     "metrics",
     "open_dataset",
+    "paired_interval",
     "prepare_arrays",
     "prepare_image",
     "split",

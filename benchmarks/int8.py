@@ -1,0 +1,174 @@
+"""What int8 costs on Fashion-MNIST, and whether a network that quantises badly is caught and repaired.
+
+Trains three networks of the tiny space (a small, a middle and a large one of those drawn), converts each to float32 and
+int8 and counts which of the 10,000 test images each file gets right. Then a network whose channels are scaled apart:
+the same function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it resumes, and
+`--only NAME` does one network.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgenas.files as files
+from edgenas.architecture import Architecture
+from edgenas.deploy.gates import quantisation
+from edgenas.deploy.quantising import Material, make_files, right
+from edgenas.evaluation.data import load_dataset, split
+from edgenas.evaluation.training import prepare_tensorflow, train
+from edgenas.ledger import Ledger
+from edgenas.model import convert, keras_on_tensorflow
+from edgenas.space import MobileSpace
+from edgenas.strategy.settings import final_recipe
+
+OUT = Path("benchmarks/results/int8.json")
+FOLDER = Path(".edgenas/benchmarks/int8")
+SEED = 5
+DRAWN = 300
+MOST_MACS = 4e6
+CLOSE = 0.005  # of accuracy: the promise for networks of a front
+SPREAD = 64.0  # between the largest and the smallest scale of the spoiled network's channels
+BAD = "spoiled"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to train, and for how many epochs."""
+
+    network: Architecture
+    epochs: int
+
+
+def subjects() -> dict[str, Subject]:
+    """Networks at three places of the drawn ones by MACs, and the middle one with plain ReLU."""
+    space = MobileSpace("tiny", (28, 28, 1), 10)
+    drawn = space.decode_codes(space.sample(np.random.default_rng(SEED), DRAWN))
+    small = sorted((network for network in drawn if network.macs <= MOST_MACS), key=lambda network: network.macs)
+    chosen = {
+        name: Subject(small[round(share * (len(small) - 1))], epochs)
+        for name, share, epochs in (("small", 0.1, 4), ("middle", 0.5, 3), ("large", 0.9, 2))
+    }
+    # ReLU alone lets a channel's scale pass: relu(s x) = s relu(x). A gate would see the scales.
+    plain = str(chosen["middle"].network).replace("relu6", "relu").replace("_se0.25", "")
+    return chosen | {BAD: Subject(Architecture.parse(plain), 3)}
+
+
+def spoil(model: Any, spread: float, seed: int = 0) -> Any:
+    """Scale the channels inside a network's blocks apart, in place, without changing what it computes.
+
+    Each normalisation that feeds one convolution through a ReLU gets its channels times s, the convolution's weights
+    are divided by s; s is drawn between 1 / spread and 1. In int8 all channels of a tensor share one scale, so the
+    small ones keep few of their 255 levels, or none.
+    """
+    layers = keras_on_tensorflow().layers
+    after: dict[int, list[Any]] = {}
+    for layer in model.layers:
+        for tensor in layer.input if isinstance(layer.input, list) else [layer.input]:
+            after.setdefault(id(tensor), []).append(layer)
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if not isinstance(layer, layers.BatchNormalization):
+            continue
+        (activation,) = after.get(id(layer.output), [None])[:1]
+        users = after.get(id(activation.output), []) if isinstance(activation, layers.Activation) else []
+        if len(users) == 1 and isinstance(users[0], layers.Conv2D | layers.DepthwiseConv2D):
+            gamma, beta, *statistics = layer.get_weights()
+            scales = spread ** -rng.random(len(gamma))
+            layer.set_weights([gamma * scales, beta * scales, *statistics])
+            (kernel,) = users[0].get_weights()
+            users[0].set_weights([kernel / scales[:, None]])
+    return model
+
+
+def measure(name: str, subject: Subject) -> dict[str, Any]:
+    """One line of the results."""
+    start = time.monotonic()
+    prepare_tensorflow()
+    dataset = load_dataset("fashion-mnist", subject.network.input_shape)
+    splits, recipe, folder = split(dataset, SEED), final_recipe(), FOLDER / name
+    material = Material(dataset, splits, recipe, SEED, folder / "fine-tuning")
+
+    def say(epoch: int, values: dict[str, float]) -> None:
+        print(f"{name}: epoch {epoch}, accuracy {values['accuracy']:.4f}, {time.monotonic() - start:.0f} s", flush=True)
+
+    model = train(
+        subject.network, dataset, material.train_on, recipe, subject.epochs, SEED,
+        checkpoint=folder / "training", on_epoch=say,
+    )  # fmt: skip
+    if name == BAD:
+        spoil(model, SPREAD)
+    made = make_files(model, "int8", material, on_epoch=say)
+    plain = convert(model, "int8", material.calibration)
+    ledger = Ledger(FOLDER / "ledger.jsonl")
+    test = splits.test.open(ledger, "benchmarks/int8.py", name, subject.network.id)
+    found = {}
+    for what, images in (("acceptance", splits.acceptance), ("test", test)):
+        before = right(made.reference, dataset, images)
+        for state, content in (("converted", plain), ("repaired", made.content)):
+            gate = quantisation(before, right(content, dataset, images))
+            found[f"{what}_{state}"] = {"passed": gate.passed, **gate.figures}
+    return {
+        "name": name,
+        "network": str(subject.network),
+        "macs": subject.network.macs,
+        "parameters": subject.network.parameters,
+        "epochs": subject.epochs,
+        "repair": files.as_mapping(made.repair),
+        "bytes": [len(made.reference), len(made.content)],
+        "seconds": round(time.monotonic() - start),
+        **found,
+    }
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """The table and the findings."""
+    heads = ("network", "MACs", "float32", "int8", "loss, points", "95%", "gate on acceptance")
+    print("  ".join(f"{head:>20}" for head in heads))
+    for line in lines:
+        for state in ("converted", "repaired") if line["repair"]["epochs"] else ("converted",):
+            test, gate = line[f"test_{state}"], line[f"acceptance_{state}"]
+            cells = (
+                f"{line['name']}, {state}",
+                f"{line['macs'] / 1e6:.2f} M",
+                f"{test['float32_accuracy']:.2%}",
+                f"{test['int8_accuracy']:.2%}",
+                f"{100 * test['loss']:.2f}",
+                f"{100 * test['loss_low']:.2f} to {100 * test['loss_high']:.2f}",
+                f"{'passed' if gate['passed'] else 'FAILED'} ({100 * gate['loss']:.2f})",
+            )
+            print("  ".join(f"{cell:>20}" for cell in cells))
+    fronts = [line["test_repaired"]["loss"] <= CLOSE for line in lines if line["name"] != BAD]
+    if len(fronts) == 3:
+        print(f"within {100 * CLOSE:g} points of float32: {sum(fronts)} of 3 networks")
+    for line in lines:
+        if line["name"] == BAD:
+            before, after = line["acceptance_converted"]["passed"], line["acceptance_repaired"]["passed"]
+            print(f"the spoiled network: {'MISSED' if before else 'caught'}, {'repaired' if after else 'NOT REPAIRED'}")
+
+
+def main() -> None:
+    known = subjects()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=known, action="append", help="this network; may be given again")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    log = options.out.with_suffix(".jsonl")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    for name in options.only or known:
+        if name not in {line["name"] for line in lines}:
+            lines.append(measure(name, known[name]))
+            with log.open("a") as file:
+                file.write(json.dumps(lines[-1]) + "\n")
+    lines.sort(key=lambda line: list(known).index(line["name"]))
+    show(lines)
+    options.out.write_text(json.dumps({"close": CLOSE, "spread": SPREAD, "networks": lines}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

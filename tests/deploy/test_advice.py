@@ -1,0 +1,64 @@
+"""The precision that the tables say is faster, and only where they say so for sure."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgenas.deploy import Bundle
+from edgenas.deploy.manifest import TableUsed
+from edgenas.device import Device
+from edgenas.latency.table import LatencyTable
+from edgenas.workflow import faster_precision
+
+Table = Callable[..., LatencyTable]
+
+
+@pytest.fixture
+def searched(
+    bundle: Bundle, rewritten: Callable[..., Bundle], table_of: Table, local: Device, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Bundle:  # fmt: skip
+    """A bundle that an int8 table says takes 80 us, 48 to 133."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latency_tables").mkdir()
+    table = table_of(local, 80.0)
+    low, high = (float(end[0]) for end in table.interval_ms([bundle.architecture]))
+    predicted = dataclasses.replace(bundle.manifest.predicted, latency_ms=0.08, latency_interval_ms=(low, high))
+    table.save(tmp_path / "latency_tables" / "here-int8.json")
+    used = TableUsed("here-int8", "measured", table.identity)
+    return rewritten(bundle, tmp_path, table=used, predicted=predicted)
+
+
+def test_a_table_that_says_so_for_sure_is_named(searched: Bundle, table_of: Table, local: Device) -> None:
+    assert faster_precision(searched) is None, "there is no other table"
+    table_of(local, 20.0, precision="float32").save(Path("latency_tables/here-float32.json"))
+    found = faster_precision(searched)
+    assert found is not None
+    assert (found.precision, found.table, found.latency_ms) == ("float32", "here-float32", pytest.approx(0.02))
+    assert found.latency_interval_ms[1] < 0.048
+
+
+@pytest.mark.parametrize("change", [{"device": "other"}, {"threads": 2}, {"precision": "int8"}, {"runtime": "other"}])
+def test_another_device_or_setting_says_nothing(
+    searched: Bundle, table_of: Table, local: Device, change: dict[str, object]
+) -> None:
+    table_of(local, 20.0, **({"precision": "float32"} | change)).save(Path("latency_tables/other.json"))
+    assert faster_precision(searched) is None
+
+
+def test_a_doubtful_or_overlapping_or_spoiled_table_says_nothing(
+    searched: Bundle, table_of: Table, local: Device
+) -> None:
+    path = Path("latency_tables/other.json")
+    table_of(local, 40.0, precision="float32").save(path)
+    assert faster_precision(searched) is None, "the intervals overlap"
+    dataclasses.replace(table_of(local, 5.0, precision="float32"), certificate=None).save(path)
+    assert faster_precision(searched) is None, "nobody checked it"
+    path.write_text("{}")
+    assert faster_precision(searched) is None
+
+
+def test_without_a_table_there_is_no_advice(bundle: Bundle) -> None:
+    assert faster_precision(bundle) is None

@@ -1,0 +1,84 @@
+"""The rounding forward pass does what the int8 file does, and passes gradients on."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgenas.architecture import Architecture
+from edgenas.model import convert, fold, keras_on_tensorflow, run_tflite
+from edgenas.model.fake_quantised import FakeQuantised, _round_activations, _round_weights
+from tests.model.test_convert import COLOUR, HARDSWISH, PLAIN, interpreter, settled
+from tests.model.test_folding import images_for
+
+
+def _both(network: Architecture) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """The rounding network, and the outputs of float, rounding network and int8 file on the same images."""
+    images = images_for(network, 100)
+    model = settled(network, images)
+    quantised = FakeQuantised(fold(model), images)
+    content = convert(model, "int8", images)
+    scale, zero = interpreter(content).get_output_details()[0]["quantization"]
+    on_device = (run_tflite(content, images.astype(np.uint8)).astype(float) - zero) * scale
+    simulated = np.asarray(quantised(images, training=False))
+    return quantised, np.asarray(model(images, training=False)), simulated, on_device
+
+
+@pytest.mark.parametrize("network", [PLAIN, HARDSWISH, COLOUR], ids=["plain", "hardswish", "colour"])
+def test_it_errs_as_the_int8_file_errs(network: Architecture) -> None:
+    _, exact, simulated, on_device = _both(network)
+    error = np.abs(on_device - exact).mean()
+    assert error > 0
+    assert np.abs(simulated - on_device).mean() < 0.8 * error
+    assert np.abs(simulated - exact).mean() == pytest.approx(error, rel=0.5)
+
+
+def test_every_output_of_the_file_has_its_range() -> None:
+    quantised, *_ = _both(PLAIN)
+    # Convolutions 1 + 3 + 5 + 2 + 1, less those whose activation is fused; additions 2; the gate's mean and product;
+    # the head's mean; the classifier. Each is a tensor of its own in the file.
+    content = convert(settled(PLAIN, images_for(PLAIN)), "int8", images_for(PLAIN))
+    details = interpreter(content)._get_ops_details()
+    learnt = [each for each in details if each["op_name"] not in ("QUANTIZE", "RESHAPE", "LOGISTIC")]
+    assert len(quantised.variables) - len(quantised.trainable_variables) == len(learnt)
+
+
+def test_weights_have_255_levels_for_each_output_channel() -> None:
+    keras_on_tensorflow()
+    rng = np.random.default_rng(0)
+    kernel = (rng.normal(size=(3, 3, 4, 6)) * [1, 10, 0.1, 1, 1, 0]).astype(np.float32)
+    found = np.asarray(_round_weights(kernel, depthwise=False))
+    steps = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    assert np.abs(found - kernel).max(axis=(0, 1, 2)) == pytest.approx(steps / 2, rel=0.2, abs=1e-6)
+    levels = found[..., :5] / steps[:5]
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+    assert (found[..., 5] == 0).all()
+    depthwise = np.asarray(_round_weights(kernel[..., :1] * np.array([1, 5, 25, 0.2])[:, None], depthwise=True))
+    assert len(np.unique(depthwise[:, :, 3])) > 5, "a small channel has a scale of its own"
+
+
+def test_gradients_pass_the_rounding_and_stop_at_the_ends() -> None:
+    keras_on_tensorflow()
+    import tensorflow as tf
+
+    x = tf.constant([-3.0, -1.0, 0.2, 1.9, 2.5])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = _round_activations(x, tf.constant(-1.0), tf.constant(2.0))
+    np.testing.assert_allclose(y, [-1, -1, 0.2, 1.9, 2], atol=3 / 255)
+    assert tape.gradient(y, x).numpy().tolist() == [0, 1, 1, 1, 0]
+
+
+def test_ranges_follow_in_training_only() -> None:
+    quantised, *_ = _both(PLAIN)
+    ranges = quantised.variables[len(quantised.trainable_variables) :]
+    before = [each.numpy() for each in ranges]
+    bright = np.full((4, *PLAIN.input_shape), 255, np.float32)
+    quantised(bright, training=False)
+    assert all((old == new.numpy()).all() for old, new in zip(before, ranges, strict=True))
+    quantised(bright, training=True)
+    changed = [np.abs(old - new.numpy()).max() > 0 for old, new in zip(before, ranges, strict=True)]
+    assert all(changed)
+    for ends in ranges:
+        low, high = ends.numpy()
+        assert low <= 0 <= high

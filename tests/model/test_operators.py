@@ -1,0 +1,39 @@
+"""Operators are read from the file itself."""
+
+import pytest
+
+from edgenas.errors import CheckFailedError
+from edgenas.model import operator_kinds
+from tests.model.test_convert import HARDSWISH, PLAIN, converted
+
+
+def flex_file() -> bytes:
+    """A file with one of TensorFlow's operators, as Keras' own exporter lets through."""
+    from edgenas.model import keras_on_tensorflow, quiet
+
+    keras_on_tensorflow()
+    import tensorflow as tf
+
+    function = tf.function(lambda x: tf.linalg.det(x), input_signature=[tf.TensorSpec((2, 2), tf.float32)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    with quiet():
+        return bytes(converter.convert())
+
+
+def test_builtin_ones_have_their_names() -> None:
+    kinds = operator_kinds(converted(PLAIN, "float32"))
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED", "LOGISTIC", "MUL"} <= set(kinds)
+    assert not [kind for kind in kinds if ":" in kind]
+    assert "HARD_SWISH" in operator_kinds(converted(HARDSWISH, "int8"))
+    assert "QUANTIZE" in operator_kinds(converted(PLAIN, "int8"))
+
+
+def test_one_of_tensorflows_is_named() -> None:
+    assert operator_kinds(flex_file()) == ("custom:FlexMatrixDeterminant",)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\x1c\0\0\0TFL3" + b"\xff" * 40], ids=["empty", "short", "torn"])
+def test_what_is_no_file_is_refused(content: bytes) -> None:
+    with pytest.raises(CheckFailedError, match=r"no \.tflite file"):
+        operator_kinds(content)
