@@ -113,9 +113,7 @@ def test_a_full_phone_is_named(phone: LabPhone, tmp_path: Path):
     """/dev/full is a disk without room; it comes in the file's place when the phone makes room for it."""
     source, target = tmp_path / "source", phone.home / "full" / "target"
     source.write_bytes(b"x" * 100_000)
-    rm = phone.bin / "rm"
-    rm.write_text('#!/bin/sh\n/bin/rm "$@"; ln -s /dev/full "$3"\n')
-    rm.chmod(0o755)
+    phone.replace("rm", '/bin/rm "$@"; ln -s /dev/full "$3"')
     try:
         with (
             connect(phone.device()) as connection,
@@ -123,18 +121,14 @@ def test_a_full_phone_is_named(phone: LabPhone, tmp_path: Path):
         ):
             connection.put(source, str(target))
     finally:
-        rm.unlink()
+        (phone.bin / "rm").unlink()
     assert not target.exists()
 
 
 def test_what_arrives_with_other_content_is_refused(phone: LabPhone, tmp_path: Path):
     source, folder = tmp_path / "source", phone.home / "other"
     source.write_bytes(b"as it was sent")
-    (phone.bin / "wc").write_text('#!/bin/sh\n/usr/bin/wc "$@"; printf X | dd of="$F" conv=notrunc 2>/dev/null\n')
-    (phone.bin / "wc").write_text(
-        f'#!/bin/sh\n/usr/bin/wc "$@"; printf X | dd of={folder}/target.part conv=notrunc 2>/dev/null\n'
-    )
-    (phone.bin / "wc").chmod(0o755)
+    phone.replace("wc", f'/usr/bin/wc "$@"; printf X | dd of={folder}/target.part conv=notrunc 2>/dev/null')
     try:
         with connect(phone.device()) as connection, pytest.raises(DeviceError, match="other content arrived"):
             connection.put(source, str(folder / "target"))
