@@ -210,7 +210,7 @@ class _Shipment:
             if staged:
                 self._releases.adopt(self._name, self._release)
             self._activate(shipped)
-        self._releases.prune(self._name, keep)
+            self._releases.prune(self._name, keep)
         return dataclasses.replace(shipped, active=self._release)
 
     def _activate(self, shipped: Shipped) -> None:

@@ -152,7 +152,7 @@ def test_verify_looks_at_what_is_live_again(make_phone: Make, bundle: Bundle, re
     assert found.latency_ms_when_shipped is not None
     assert found.latency_ms["median"] == pytest.approx(found.latency_ms_when_shipped["median"], rel=5)
     assert verify(device, "digits", measure=False).latency_ms is None
-    with pytest.raises(CheckFailedError, match="the bundle .* is another one"):
+    with pytest.raises(CheckFailedError, match=r"the bundle .* is another one"):
         verify(device, "digits", bundle=rewritten(bundle, tmp_path))
     folder = current(models(phone) / "digits")
     whole = (folder / "labels.txt").read_bytes()
