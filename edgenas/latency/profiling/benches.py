@@ -9,4 +9,6 @@ AnyBench = Bench | PhoneBench
 
 def open_bench(device: Device, threads: int, progress: Progress = no_progress) -> AnyBench:
     """A device to be measured, by its transport; nothing is opened before it is entered."""
-    return (PhoneBench if device.address.kind == "adb" else Bench)(device, threads, progress)
+    if device.address.kind == "adb":
+        return PhoneBench(device, threads, progress)
+    return Bench(device, threads, progress)
