@@ -91,7 +91,7 @@ def explain_state(serial: str, states: Mapping[str, str]) -> str | None:
         serial: of the phone.
         states: serial number -> state, as `adb devices` lists them.
     """
-    state = states.get(serial)
+    state = states.get(serial) or next((it for it in states.values() if it.startswith("no permissions")), None)
     again = f"adb disconnect {serial}; adb connect {serial}" if ":" in serial else f"adb -s {serial} reconnect"
     if state is None:
         others = f"adb sees {', '.join(sorted(states))}" if states else "adb sees no phone at all"

@@ -47,6 +47,7 @@ def test_a_phone_that_is_not_attached_is_told_from_others():
     assert explain_state("A1", {"A1": "device"}) is None
     assert "adb sees no phone at all): plug it in" in str(explain_state("A1", {}))
     assert "(adb sees B2, C3): plug it in" in str(explain_state("A1", {"C3": "device", "B2": "offline"}))
+    assert "udev rules" in str(explain_state("A1", {"????????????": "no permissions"})), "then it has no number either"
     assert "adb connect pixel:5555" in str(explain_state("pixel:5555", {}))
 
 
