@@ -73,7 +73,7 @@ def add(
     from edgenas.device import add as write
 
     phone = parse_url(url).kind == "adb"
-    package = runtime or ("benchmark-model" if phone else "ai-edge-litert")
+    package: Any = runtime or ("benchmark-model" if phone else "ai-edge-litert")
     delegate = delegate or ("xnnpack" if phone else None)
     made = Device(
         name, url, identity_file=identity_file, folder=folder or ("edgenas" if phone else ".edgenas"),
@@ -182,9 +182,9 @@ def setup(name: str, offline: bool, as_json: bool) -> None:
 
     found = Device.load(name)
     if found.address.kind == "adb":
-        version = setup_phone(found, lambda line: stderr.print(line, markup=False))
-        said = {"device": name, "runtime": found.runtime.package, "version": version, "python": None}
-        print_json(said) if as_json else stdout.print(f"{name}: benchmark_model {version} runs there.", markup=False)
+        tool = setup_phone(found, lambda line: stderr.print(line, markup=False))
+        said = {"device": name, "runtime": found.runtime.package, "version": tool, "python": None}
+        print_json(said) if as_json else stdout.print(f"{name}: benchmark_model {tool} runs there.", markup=False)
         return
     info = install(found, lambda line: stderr.print(line, markup=False), offline)
     version = info.runtime(found.runtime.package).version

@@ -92,7 +92,7 @@ class State:
     @property
     def newest(self) -> int:
         """The largest number of those that were ever live; 0: none was."""
-        return max([self.live or 0, *(event["release"] for event in self.events)])
+        return max([self.live or 0, *(int(event["release"]) for event in self.events)])
 
 
 class PhoneReleases:

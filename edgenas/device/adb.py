@@ -273,7 +273,8 @@ class AdbConnection(Connection):
             raise
         if process.returncode != 0:
             why = explain_state(self._serial, list_states(find_adb()))
-            said = _last((stderr.strip() or stdout.strip()).decode(errors="replace"))
+            lines = (stdout + b"\n" + stderr).decode(errors="replace").splitlines()
+            said = _last("\n".join([line for line in lines if "error" in line] or lines))  # the rest is progress
             if why is not None:
                 raise UnreachableError(f"{self.device.name}: {failed}: {said}; {why}.")
             raise DeviceError(f"{self.device.name}: {failed}: {said}.")

@@ -227,7 +227,8 @@ def _table(text: str, inside: bool) -> list[Operator]:
 
 def _row(head: str) -> re.Pattern[str]:
     """What a row looks like below such a head; kinds and names may hold commas themselves."""
-    kind, *columns, name = [word.strip() for word in head.split(",")]
+    words = [word.strip() for word in head.split(",")]
+    kind, columns, name = words[0], words[1:-1], words[-1]
     unknown = [column for column in columns if column not in _COLUMNS]
     if (kind, name) != ("node type", "name") or unknown or not {"avg_ms", "times called"} <= set(columns):
         raise _nonsense(f"the head {head[:80]!r} of its CSV")

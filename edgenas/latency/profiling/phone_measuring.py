@@ -44,9 +44,9 @@ def measure_on_phone(
         DeviceError: unreachable, or too disturbed to measure; the text says by what.
     """
     with PhoneBench(device, threads) as bench:
-        paths = bench.send(model, reference)
+        there, beside = bench.send(model, reference)
         for attempt in range(TRIES):
-            found, references_us = _interleaved(bench, paths, math.ceil(runs / PROCESSES), every_ms)
+            found, references_us = _interleaved(bench, there, beside, math.ceil(runs / PROCESSES), every_ms)
             moved = max(references_us) / min(references_us) - 1
             interrupted = float(np.mean([one.inference.disturbed for one in found]))
             if moved <= most_moved and interrupted < 0.5:
@@ -63,10 +63,9 @@ def measure_on_phone(
 
 
 def _interleaved(
-    bench: PhoneBench, paths: tuple[str, str], runs: int, every_ms: float | None
+    bench: PhoneBench, model: str, reference: str, runs: int, every_ms: float | None
 ) -> tuple[list[Benchmark], list[float]]:
     """The model's processes, and what the reference took before, between and after them, microseconds."""
-    model, reference = paths
     found: list[Benchmark] = []
     references_us = [_run(bench, reference).inference.typical_us]
     for _ in range(PROCESSES):

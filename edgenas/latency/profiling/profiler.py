@@ -87,7 +87,9 @@ def profile(
     given = [devices] if isinstance(devices, Device) else list(devices)
     plan = plan or plan_profile(space)
     with ExitStack() as stack:
-        benches = [stack.enter_context(open_bench(device, threads, progress)) for device in given]
+        benches = [open_bench(device, threads, progress) for device in given]
+        for bench in benches:
+            stack.enter_context(bench)
         identity = identify(benches[0], precision, threads)
         folder = Path(".edgenas") / "profiles" / table_name(given[0], space, precision, threads)
         session = _Session(folder, identity, plan, benches, progress)
