@@ -22,6 +22,7 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError
 @click.option("--wave", type=click.IntRange(1), default=4, show_default=True, help="Then so many at a time.")
 @click.option("--max-failures", type=click.IntRange(0), default=0, show_default=True, help="More: no further device.")
 @click.option("--keep", type=click.IntRange(2), default=2, show_default=True, help="Releases that stay on a device.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: into the own files of this debuggable app.")
 @click.option("--dry-run", is_flag=True, help="Send, verify and measure, but do not switch.")
 @json_option
 def ship(
@@ -35,6 +36,7 @@ def ship(
     wave: int,
     max_failures: int,
     keep: int,
+    to_app: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -45,20 +47,24 @@ def ship(
 
     \b
     Example: edgenas ship studies/shoes/bundles/3f2a9c0b1d4e pi --as shoes
+             edgenas ship studies/shoes/bundles/3f2a9c0b1d4e phone --as shoes --to-app com.example.shoes
     """
     if (device is None) == (pattern is None):
         raise InputError("Name a DEVICE, or several with --to 'PATTERN'.")
     if pattern is not None:
-        if table is not None or precision is not None:
-            raise InputError("--table and --precision are of one device; with --to each is held to its own table.")
+        if table is not None or precision is not None or to_app is not None:
+            raise InputError(
+                "--table, --precision and --to-app are of one device; with --to each is held to its own table."
+            )
         _ship_to_fleet(bundle, pattern, name, canary, wave, max_failures, keep, dry_run, as_json)
         return
     from edgenas.workflow import ship_bundle
 
     with progress_bars() as progress:
         shipped = ship_bundle(
-            bundle, str(device), name, table=table, precision=precision, keep=keep, dry_run=dry_run, progress=progress
-        )
+            bundle, str(device), name, table=table, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
+            progress=progress,
+        )  # fmt: skip
     print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
 
 
@@ -118,7 +124,7 @@ def print_shipped(shipped: Any) -> None:
         "live" if not shipped.dry_run else "dry run": f"{shipped.name} release {shipped.active} on {shipped.device}",
         "before": "none" if shipped.previous is None else f"release {shipped.previous}, kept for rollback",
         "signature": signed,
-        "agreement": "no samples"
+        "agreement": next((check.detail for check in shipped.checks if check.name == "agreement"), "no samples")
         if shipped.agreement_on_device is None
         else f"{shipped.agreement_on_device:.1%} of the samples get the host's class on the device",
         "measured": measured,
@@ -133,8 +139,9 @@ def print_shipped(shipped: Any) -> None:
 @click.argument("device")
 @click.argument("name")
 @click.option("--to", type=click.IntRange(1), help="A release that the device still keeps.  [default: the one before]")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
 @json_option
-def rollback(device: str, name: str, to: int | None, as_json: bool) -> None:
+def rollback(device: str, name: str, to: int | None, to_app: str | None, as_json: bool) -> None:
     """Make the release of model NAME live that was live before.
 
     \b
@@ -143,7 +150,7 @@ def rollback(device: str, name: str, to: int | None, as_json: bool) -> None:
     from edgenas.deploy import rollback as roll_back
     from edgenas.device import Device
 
-    done = roll_back(Device.load(device), name, to)
+    done = roll_back(Device.load(device), name, to, to_app=to_app)
     if as_json:
         print_json({"device": device, "name": name, "active": done.active, "previous": done.previous})
     else:
@@ -153,8 +160,9 @@ def rollback(device: str, name: str, to: int | None, as_json: bool) -> None:
 @click.command()
 @click.argument("device")
 @click.option("--measure", is_flag=True, help="Check and time each again, in place.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
 @json_option
-def deployed(device: str, measure: bool, as_json: bool) -> None:
+def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> None:
     """List what runs on DEVICE, since when, and how fast it was then (and is now, with --measure).
 
     \b
@@ -165,11 +173,11 @@ def deployed(device: str, measure: bool, as_json: bool) -> None:
     from edgenas.device import Device
 
     target = Device.load(device)
-    found = releases(target)
+    found = releases(target, to_app=to_app)
     now = {}
     if measure:
         with progress_bars() as progress:
-            now = {one.name: check(target, one.name, progress=progress).latency_ms for one in found}
+            now = {one.name: check(target, one.name, to_app=to_app, progress=progress).latency_ms for one in found}
     if as_json:
         models = [dataclasses.asdict(one) | {"latency_ms_now": now.get(one.name)} for one in found]
         print_json({"device": device, "models": models})
@@ -190,8 +198,9 @@ def _ms(times: Any) -> str:
 @click.argument("device")
 @click.argument("name")
 @click.option("--bundle", type=click.Path(path_type=Path), help="What was shipped: its samples are run again.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
 @json_option
-def verify(device: str, name: str, bundle: Path | None, as_json: bool) -> None:
+def verify(device: str, name: str, bundle: Path | None, to_app: str | None, as_json: bool) -> None:
     """Check the live release of model NAME where it lies: hashes, signature, samples, latency. It changes nothing.
 
     \b
@@ -202,16 +211,18 @@ def verify(device: str, name: str, bundle: Path | None, as_json: bool) -> None:
     from edgenas.device import Device
 
     source = None if bundle is None else Bundle.load(bundle)
+    target = Device.load(device)
     with progress_bars() as progress:
-        found = check(Device.load(device), name, bundle=source, progress=progress)
+        found = check(target, name, bundle=source, to_app=to_app, progress=progress)
     if as_json:
         print_json(dataclasses.asdict(found))
         return
     agreement = found.agreement_on_device
+    trusted = "the device trusts no key" if target.address.kind != "adb" else "a phone checks hashes only"
     print_pairs(
         {
             "whole": f"{name} release {found.release} on {device}",
-            "signature": f"by the trusted key {found.signed_by}" if found.signed_by else "the device trusts no key",
+            "signature": f"by the trusted key {found.signed_by}" if found.signed_by else trusted,
             "agreement": "not run (--bundle)" if agreement is None else f"{agreement:.1%} of the samples",
             "measured": f"median {_ms(found.latency_ms)} ms now, {_ms(found.latency_ms_when_shipped)} ms when shipped",
         }

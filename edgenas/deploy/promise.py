@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.architecture import Architecture
-from edgenas.device import Agent, Connection, shares_host
+from edgenas.device import Agent, Connection, Device, Phone, shares_host
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.checking import anchors_of, state_of
 from edgenas.latency.profiling.measuring import measure_there, median_interval, reference_path
-from edgenas.latency.profiling.rounds import measure_rounds
+from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
 from edgenas.latency.table.certificate import Network
 from edgenas.model import MODELS, ConversionPool, wait_for
@@ -62,8 +62,8 @@ class Measured:
     normalised_ms: float | None
 
 
-def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent) -> Promise:
-    """What `table` promises of a network on the device that the agent is on."""
+def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent | Phone) -> Promise:
+    """What `table` promises of a network on the device that the agent is on, or on a phone."""
     if table is None:
         return Promise(None, None, "no latency table was given")
     try:
@@ -133,11 +133,22 @@ def measure_in_place(
             threads=identity.threads,
             cores=identity.cores,
         )
+    return measured_beside(agent.device, table, anchors, rounds)
+
+
+def measured_beside(device: Device, table: LatencyTable | None, anchors: Sequence[Network], rounds: Rounds) -> Measured:
+    """What rounds of a model, and of a table's anchors after it, say of the model.
+
+    Raises:
+        CheckFailedError: one of them does not run there.
+    """
     for index, ratio in enumerate(rounds.ratios):
         if ratio is None:
             what = "the model" if index == 0 else "a network of the table"
-            raise CheckFailedError(f"{agent.device.name}: {what} does not run there: {rounds.failed[index]}.")
+            raise CheckFailedError(f"{device.name}: {what} does not run there: {rounds.failed[index]}.")
     own, *others = (ratio for ratio in rounds.ratios if ratio is not None)
+    if table is None:
+        return _measured(rounds.visits_us[0], None)
     state = state_of(table, anchors, others)
     return _measured(rounds.visits_us[0], own.value * table.reference[1] / 1000 / state)
 

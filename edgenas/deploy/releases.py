@@ -63,21 +63,31 @@ class Verified:
     latency_ms_when_shipped: dict[str, Any] | None
 
 
-def deployed(device: Device) -> list[Deployed]:
+def deployed(device: Device, *, to_app: str | None = None) -> list[Deployed]:
     """What is live on a device, by name.
+
+    Args:
+        device: where.
+        to_app: of a phone: the app whose own files are meant.
 
     Raises:
         DeviceError: unreachable, or its answer makes no sense.
     """
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import deployed_on_phone
+
+        return deployed_on_phone(device, to_app)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         return releases_on(agent)
 
 
-def rollback(device: Device, name: str, to: int | None = None) -> RolledBack:
+def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | None = None) -> RolledBack:
     """Make an earlier release the live one again.
 
     Args:
         to: a release that the device still keeps; None: the one that was live before.
+        to_app: of a phone: the app whose own files are meant.
 
     Raises:
         CheckFailedError: there is no such release on the device, or it is not whole.
@@ -85,6 +95,11 @@ def rollback(device: Device, name: str, to: int | None = None) -> RolledBack:
         InputError: no model of that name was ever put there.
     """
     check_name("model", name)
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import roll_back_phone
+
+        return roll_back_phone(device, name, to, to_app)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         answer = agent.call("rollback", name=name, to=to)
         try:
@@ -99,13 +114,15 @@ def verify(
     name: str,
     *,
     bundle: Bundle | None = None,
+    to_app: str | None = None,
     measure: bool = True,
     progress: Progress = no_progress,
 ) -> Verified:
     """Check the live release of a model where it lies: hashes, signature, samples, latency. Nothing is changed.
 
     Args:
-        bundle: what was shipped, for its samples; without it they are not run.
+        bundle: what was shipped, for its samples; without it, and on a phone, they are not run.
+        to_app: of a phone: the app whose own files are meant.
         measure: whether to time it.
         progress: called with what is being done, how much of how much.
 
@@ -116,6 +133,11 @@ def verify(
         InputError: no model of that name is there.
     """
     check_name("model", name)
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import verify_on_phone
+
+        return verify_on_phone(device, name, bundle=bundle, to_app=to_app, measure=measure, progress=progress)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         answer = agent.call("verify", name=name)
         try:
@@ -158,6 +180,12 @@ def verify(
         latency_ms=None if measured is None else {"median": measured.median_ms, "p90": measured.p90_ms},
         latency_ms_when_shipped=then if isinstance(then, dict) else None,
     )
+
+
+def refuse_app(device: Device, to_app: str | None) -> None:
+    """Raise `InputError` where an app is named on what is no phone."""
+    if to_app is not None:
+        raise InputError(f"{device.name} ({device.url}) is no phone: only a phone has apps (--to-app {to_app}).")
 
 
 def releases_on(agent: Agent) -> list[Deployed]:

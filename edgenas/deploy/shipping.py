@@ -11,7 +11,7 @@ from edgenas.deploy.agreement import Agreement, run_samples
 from edgenas.deploy.bundle import LABELS, MODEL, Bundle
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.promise import Measured, Promise, measure_in_place, promise
-from edgenas.deploy.releases import releases_on
+from edgenas.deploy.releases import refuse_app, releases_on
 from edgenas.deploy.shipped import Check, Shipped
 from edgenas.device import Agent, Connection, Device, connect
 from edgenas.device.agent.signatures import SIGNATURE
@@ -34,6 +34,7 @@ def ship(
     table: LatencyTable | None = None,
     precision: str | None = None,
     keep: int = 2,
+    to_app: str | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
@@ -46,6 +47,7 @@ def ship(
         table: of this device, to compare the latency with; without one it is measured all the same.
         precision: which of the bundle's models; None: the one it was made for.
         keep: how many releases stay on the device, this one among them.
+        to_app: of a phone: a debuggable app's package, whose own files the model goes into.
         dry_run: do everything but the switch.
         progress: called with what is being done, how much of how much.
 
@@ -64,6 +66,13 @@ def ship(
         why = mismatch(table, device, precision, table.identity.threads)
         if why is not None:
             raise InputError(f"The latency table does not fit: {why}. `edgenas table list` shows those there are.")
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import ship_to_phone
+
+        return ship_to_phone(
+            bundle, device, name, precision, table=table, keep=keep, to_app=to_app, dry_run=dry_run, progress=progress
+        )
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
         return _Shipment(bundle, precision, name, table, connection, agent, progress).run(dry_run, keep)

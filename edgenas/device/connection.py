@@ -135,11 +135,7 @@ class Connection(abc.ABC):
 
 
 def connect(device: Device) -> Connection:
-    """The connection that a device's URL asks for; nothing is opened yet.
-
-    Raises:
-        DeviceError: a transport that EdgeNAS does not speak yet.
-    """
+    """The connection that a device's URL asks for; nothing is opened yet."""
     match device.address.kind:
         case "local":
             return LocalConnection(device)
@@ -148,9 +144,9 @@ def connect(device: Device) -> Connection:
 
             return SshConnection(device)
         case "adb":
-            raise DeviceError(
-                f"{device.name}: phones over adb come later in this release; so far local: and ssh:// work."
-            )
+            from edgenas.device.adb import AdbConnection
+
+            return AdbConnection(device)
 
 
 def fetch_host_key(device: Device) -> tuple[str, str]:
@@ -209,10 +205,10 @@ class LocalConnection(Connection):
         try:
             stdout, stderr = process.communicate(input or b"", timeout_s)
         except subprocess.TimeoutExpired:
-            _kill(process)
+            kill_process(process)
             raise DeviceError(timed_out(self.device, argv, timeout_s)) from None
         except BaseException:
-            _kill(process)
+            kill_process(process)
             raise
         return Completed(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
@@ -238,7 +234,7 @@ class LocalConnection(Connection):
 
     def start(self, argv: list[str]) -> Process:
         try:
-            return _LocalProcess(argv, self.home)
+            return LocalProcess(argv, self.home)
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {argv[0]} did not start: {error.strerror}.") from None
 
@@ -246,8 +242,15 @@ class LocalConnection(Connection):
         pass
 
 
-class _LocalProcess:
+class LocalProcess:
+    """A process on this machine, and the pipes to it.
+
+    Attributes:
+        killed: whether it had to be killed, since it did not end by itself.
+    """
+
     def __init__(self, argv: list[str], folder: str) -> None:
+        self.killed = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=folder, bufsize=0,
@@ -281,12 +284,14 @@ class _LocalProcess:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            _kill(self._process)
+            self.killed = True
+            kill_process(self._process)
         self._process.stdout.close()
         self._stderr.close()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill_process(process: subprocess.Popen[bytes]) -> None:
+    """End a process of this machine, and what it started; its pipes are closed."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from edgenas.device.agent.inspection import boot_id
 from edgenas.device.connection import Connection, Process
+from edgenas.device.phone import PhoneInfo
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
 from edgenas.files import canonical_json, from_mapping
 
@@ -89,7 +90,7 @@ class DeviceInfo:
         return RuntimeState(package, None, "not installed")
 
 
-def shares_host(info: DeviceInfo) -> bool:
+def shares_host(info: DeviceInfo | PhoneInfo) -> bool:
     """Whether the device is this very machine (in a container too), so that the host's work disturbs it."""
     return info.boot_id is not None and info.boot_id == boot_id()
 

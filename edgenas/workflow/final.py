@@ -108,6 +108,7 @@ def ship_bundle(
     table: str | None = None,
     precision: str | None = None,
     keep: int = 2,
+    to_app: str | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
@@ -117,11 +118,15 @@ def ship_bundle(
         table: the latency table to hold the device to; by default the bundle's own where it is of this device, or one
             of the device that fits where there is just one.
         precision: which of the bundle's models; None: the one it was made for.
+        to_app: of a phone: a debuggable app's package, whose own files the model goes into.
     """
     bundle = Bundle.load(path)
     target = Device.load(device)
     used = _own_table(bundle, target, precision) if table is None else _named_table(bundle, target, table, precision)
-    return ship(bundle, target, name, table=used, precision=precision, keep=keep, dry_run=dry_run, progress=progress)
+    return ship(
+        bundle, target, name, table=used, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
+        progress=progress,
+    )  # fmt: skip
 
 
 def ship_to_fleet(

@@ -9,8 +9,15 @@ import pytest
 from edgenas.device import Connection, Device, connect
 from edgenas.errors import DeviceError, InputError
 from tests.board import Board, Proxy
+from tests.device.conftest import reach
 
 ODD = ["a b", "$(id)", "`id`", "x'y\"z", "new\nline", "*", "~", "$HOME", "\\", "", "-n", "é", "; exit 7", "a#b"]
+
+
+@pytest.fixture(params=["local", "ssh", "adb"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    """The same device, reached in each way."""
+    return reach(request.param, request, tmp_path)
 
 
 def test_arguments_arrive_as_they_are(connection: Connection):

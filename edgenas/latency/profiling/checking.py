@@ -10,7 +10,8 @@ import numpy as np
 from edgenas.architecture import Architecture
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.profiling.bench import Bench, Progress, no_progress
+from edgenas.latency.profiling.bench import Progress, no_progress
+from edgenas.latency.profiling.benches import AnyBench, open_bench
 from edgenas.latency.profiling.profiler import BATCH, Subject, identify
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
@@ -132,7 +133,7 @@ def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress
         return wait_for(jobs, lambda done, total: progress("converting", done, total))
 
 
-def measure_again(bench: Bench, paths: Sequence[Path], progress: Progress, beside: int = 0) -> list[list[Ratio]]:
+def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress, beside: int = 0) -> list[list[Ratio]]:
     """The ratio of each file but the last to the last, batch by batch.
 
     Args:
@@ -162,7 +163,7 @@ def measure_again(bench: Bench, paths: Sequence[Path], progress: Progress, besid
 
 
 def measure_networks(
-    bench: Bench, table: LatencyTable, networks: Sequence[Architecture], progress: Progress = no_progress
+    bench: AnyBench, table: LatencyTable, networks: Sequence[Architecture], progress: Progress = no_progress
 ) -> tuple[list[float], list[float]]:
     """What whole networks take on a table's device now, [N] in the table's milliseconds, anchors beside them; and the
     state of the device in which each was measured, [N] (see `state_of`), by which that is divided already.
@@ -182,6 +183,6 @@ def measure_networks(
     return found, states
 
 
-def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> Bench:
+def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> AnyBench:
     """The device, to be measured as the table was."""
-    return Bench(device, table.identity.threads, progress)
+    return open_bench(device, table.identity.threads, progress)

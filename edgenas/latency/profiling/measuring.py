@@ -13,6 +13,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect
 from edgenas.errors import DeviceError, InputError
+from edgenas.latency.profiling.phone_measuring import measure_on_phone
 from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES
 from edgenas.model import MODELS, ConversionPool
 
@@ -51,7 +52,7 @@ def measure_file(
     Returns:
         `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`; `interrupted`, the
         share of inferences that lost their core, and `away`, of the time; `reference_moved`, by which share the
-        reference model beside it did.
+        reference model beside it did. On a phone what `measure_on_phone` can tell of this.
 
     Raises:
         InputError: there is no such file.
@@ -61,6 +62,9 @@ def measure_file(
     if not model.is_file():
         raise InputError(f"There is no model {model}.")
     reference = reference_path()
+    if device.address.kind == "adb":
+        most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
+        return measure_on_phone(model, reference, device, runs, threads, every_ms, most_moved, waiting)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
         agent.lock()
