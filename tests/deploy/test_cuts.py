@@ -202,9 +202,9 @@ def test_no_cut_loses_a_release(
             cuts.kill_host_at(said, wait_s)
     with capsys.disabled():
         print(
-            f"\ncuts tried {cuts.tried} (each of the agent's {len(steps)} steps in the file system, 4 of the link, 4 "
-            f"of the host), releases lost {cuts.lost}, half-written files seen {len(reader.bad)} in {reader.reads} reads "
-            f"and {reader.switches} switches"
+            f"\ncuts tried {cuts.tried} (each of the agent's {len(steps)} file-system steps, 4 of the link, 4 of "
+            f"the host), releases lost {cuts.lost}, half-written files seen {len(reader.bad)} "
+            f"in {reader.reads} reads and {reader.switches} switches"
         )
     assert cuts.tried >= 20
     assert cuts.lost == 0
