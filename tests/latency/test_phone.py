@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phones, "LEAST_PASSES", 2)
     monkeypatch.setattr(phones, "MOST_PASSES", 2)
     monkeypatch.setattr(phones, "MOST_MOVED", 1.0)
-    monkeypatch.setattr(phones, "LEAST_S", 0.01)
+    monkeypatch.setattr(phones, "LEAST_S", 0.05)
     monkeypatch.setattr(phones, "WARMUP_S", 0.01)
     monkeypatch.setattr(phones, "LONGEST_WAIT_S", 0.1)
 

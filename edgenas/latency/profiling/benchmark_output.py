@@ -29,8 +29,8 @@ _SAME = 1e-4
 _LONGEST_US = 1e10  # no inference takes hours
 # Microseconds are whole in a median and not in an average: below this many the average is the finer clock.
 _FINE_US = 200.0
-# An average so far above its median, or so spread where no median is told, was disturbed.
-_APART, _SPREAD = 1.15, 0.5
+# An average so far above its median was disturbed; or, where no median is told, one whose standard error is that share.
+_APART, _UNSURE = 1.15, 0.05
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Timing:
         """Whether some inferences took so much longer that other work must have had the core."""
         if self.median_us is not None:
             return self.avg_us > _APART * (self.median_us + 1)
-        return self.std_us > _SPREAD * self.avg_us
+        return self.std_us > _UNSURE * self.avg_us * math.sqrt(self.count)
 
 
 @dataclass(frozen=True)
