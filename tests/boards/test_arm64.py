@@ -22,7 +22,7 @@ from edgenas.space import MobileSpace
 from tests.boards.conftest import User
 from tests.boards.entering import MODEL
 
-pytestmark = pytest.mark.boards
+pytestmark = [pytest.mark.boards, pytest.mark.slow]
 
 SPACE = MobileSpace("tiny", (8, 8, 1), 10)
 # The board's Python, with a runtime that runs into an instruction that no ARM processor knows, or reads address 0,
@@ -107,8 +107,6 @@ def test_3_a_profile_of_a_few_layers(user: User):
     assert set(table.entries) == set(plan.layers) and len(plan.layers) == 10
     assert table.certificate is not None
     assert all(network.truth_ms > 0 for network in table.certificate.networks)
-    visited = table.provenance["visits"]
-    print(f"visits {visited}, interrupted {table.provenance['interrupted']}, drifted {table.provenance['drifted']}")
 
 
 def test_4_ship_roll_back_and_list(user: User, bundle: Bundle):
