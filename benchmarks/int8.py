@@ -1,9 +1,9 @@
 """What int8 costs on Fashion-MNIST, and whether a network that quantises badly is caught and repaired.
 
-Trains three networks of the tiny space (a small, a middle and a large one of those drawn), converts each to float32
-and int8 and counts which of the 10,000 test images each file gets right. Then a network whose channels are scaled
-apart: the same function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it resumes,
-and `--only NAME` does one network.
+Trains three networks of the tiny space (a small, a middle and a large one of those drawn), converts each to float32 and
+int8 and counts which of the 10,000 test images each file gets right. Then a network whose channels are scaled apart:
+the same function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it resumes, and
+`--only NAME` does one network.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """How well arena, file and peak RSS growth are predicted from the architecture, against what has them in fact.
 
 For random networks of {tiny 28 px, standard 96 px} x {float32, int8}: the arena is TensorFlow Lite Micro's, as
-`print_allocations` of the `tflite-micro` package says; the file is the converter's; the growth is that of a fresh
+`print_allocations` of the `tflite-micro` package says; the file is a bundle's; the growth is that of a fresh
 process on this machine (LiteRT, one thread). `tflite-micro` stays out of this environment: it gets one of its own in a
 temporary place, or `--micro-python` names a Python that has it. It resumes: each network's figures are appended to
 memory.jsonl, and what is there is not measured again. Prints a table and writes JSON.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgenas.architecture import Architecture
+from edgenas.deploy.describing import described
 from edgenas.device import Agent, Device, connect
 from edgenas.latency.memory import Values, arena_kb, model_kb, peak_rss_growth_kb
 from edgenas.model import PRECISIONS, Precision, convert_network, converter_version
@@ -29,6 +30,7 @@ from edgenas.space import MobileSpace
 
 OUT = Path("benchmarks/results/memory.json")
 SPACES = (("tiny", (28, 28, 1)), ("standard", (96, 96, 3)))
+LABELS = [f"label {number}" for number in range(10)]
 SEED = 2026  # the constants were fitted on networks of seed 4242
 MICRO = ("tflite-micro==0.dev20261023182759", "numpy==2.4.6")
 PREDICTIONS: dict[str, Callable[..., Any]] = {"model": model_kb, "arena": arena_kb, "rss_growth": peak_rss_growth_kb}
@@ -86,7 +88,7 @@ def measure(
 ) -> dict[str, Any]:
     """One line of the results; `measured` holds kB."""
     model = folder / "model.tflite"
-    model.write_bytes(convert_network(network, precision))
+    model.write_bytes(described(convert_network(network, precision), "memory", network, precision, LABELS, "pad"))
     arena = micro_arena(python, model)
     return {
         "space": space.name,

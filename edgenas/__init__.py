@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgenas.architecture import Architecture
-    from edgenas.deploy import Bundle, deployed, rollback, ship
+    from edgenas.deploy import Bundle, deployed, rollback, ship, verify
     from edgenas.device import Device
     from edgenas.errors import EdgeNASError
     from edgenas.evaluation.recipe import Fidelity, Recipe
@@ -41,6 +41,7 @@ _HOMES = {
     "search": "edgenas.strategy",
     "ship": "edgenas.deploy",
     "train": "edgenas.workflow",
+    "verify": "edgenas.deploy",
 }
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "search",
     "ship",
     "train",
+    "verify",
 ]
 
 

@@ -23,10 +23,18 @@ class DeviceError(EdgeNASError):
     exit_code = 3
 
 
+class UnreachableError(DeviceError):
+    """The device is off, or the way to it broke: the same command can be tried again when it is back."""
+
+
 class CheckFailedError(EdgeNASError):
     """A check failed: a certificate, a gate, a promise, a hash."""
 
     exit_code = 4
+
+
+class WentBackError(CheckFailedError):
+    """What was new was live for a moment, did not hold, and what was live before is again."""
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -1,12 +1,14 @@
 #!/bin/sh
 # Bring Debian packages that this machine lacks, where apt is there and allowed; otherwise say what that means.
-# Usage: system_parts.sh PACKAGE...      (openssh-server, dataset-fashion-mnist)
+# Usage: system_parts.sh PACKAGE...      (openssh-server, adb, dataset-fashion-mnist, g++)
 set -eu
 
 is_there() {
     case $1 in
         openssh-server) command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] ;;
         dataset-fashion-mnist) [ -f /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ] ;;
+        adb) command -v adb >/dev/null ;;
+        g++) command -v g++ >/dev/null ;;
         *) echo "system_parts.sh does not know the package $1" >&2; exit 2 ;;
     esac
 }
@@ -14,6 +16,8 @@ is_there() {
 without() {
     case $1 in
         openssh-server) echo "no OpenSSH server here: the tests of SSH devices will be skipped" ;;
+        adb) echo "no adb client here: the tests of phones will be skipped" ;;
+        g++) echo "no C++ compiler here: the tests of exported C++ source will be skipped" ;;
         dataset-fashion-mnist) echo "no Fashion-MNIST of Debian's here: tests on it will be skipped, quickstart looks elsewhere" ;;
     esac
 }

@@ -46,22 +46,39 @@ def device() -> None:
 @click.argument("name")
 @click.argument("url")
 @click.option("--identity-file", help="Your private key for it; its path is kept, never the key.")
-@click.option("--runtime", type=click.Choice(["ai-edge-litert", "tflite-runtime"]), default="ai-edge-litert")
+@click.option("--runtime", type=click.Choice(["ai-edge-litert", "tflite-runtime"]), help="Boards: ai-edge-litert.")
 @click.option("--python", help="The interpreter on the device (found by itself otherwise).")
-@click.option("--folder", default=".edgenas", show_default=True, help="Work folder on the device.")
+@click.option("--folder", help="Work folder on the device: .edgenas below the home; edgenas on a phone.")
+@click.option("--benchmark-model", help="Phones: the path of TFLite's benchmark_model for the phone's ABI.")
+@click.option("--delegate", type=click.Choice(["xnnpack", "gpu", "nnapi", "none"]), help="Phones: xnnpack.")
 @json_option
 def add(
-    name: str, url: str, identity_file: str | None, runtime: Any, python: str | None, folder: str, as_json: bool
+    name: str,
+    url: str,
+    identity_file: str | None,
+    runtime: Any,
+    python: str | None,
+    folder: str | None,
+    benchmark_model: str | None,
+    delegate: Any,
+    as_json: bool,
 ) -> None:
     """Write devices/NAME.toml. URL: local:, ssh://user@host:port or adb:SERIAL.
 
     \b
     Example: edgenas device add pi ssh://pi@192.168.1.20 --identity-file ~/.ssh/id_ed25519
+             edgenas device add phone adb:39111FDJH003KD --benchmark-model ~/benchmark_model
     """
-    from edgenas.device import Device, Runtime
+    from edgenas.device import Device, Runtime, parse_url
     from edgenas.device import add as write
 
-    made = Device(name, url, identity_file=identity_file, folder=folder, runtime=Runtime(runtime, python))
+    phone = parse_url(url).kind == "adb"
+    package: Any = runtime or ("benchmark-model" if phone else "ai-edge-litert")
+    delegate = delegate or ("xnnpack" if phone else None)
+    made = Device(
+        name, url, identity_file=identity_file, folder=folder or ("edgenas" if phone else ".edgenas"),
+        runtime=Runtime(package, python, benchmark_model=benchmark_model, delegate=delegate),
+    )  # fmt: skip
     path = write(made)
     if as_json:
         print_json({"device": name, "file": str(path)})
@@ -69,6 +86,8 @@ def add(
         stdout.print(f"{path} written.", markup=False)
         if made.address.kind == "ssh":
             stdout.print(f"Next: edgenas device trust {name}; edgenas device setup {name}", markup=False)
+        elif phone:
+            stdout.print(f"Next: edgenas device setup {name}", markup=False)
 
 
 @device.command("list")
@@ -109,6 +128,12 @@ def show(name: str, as_json: bool) -> None:
         "python": found.runtime.python or "found by itself",
         "work folder": found.folder,
     }
+    if found.address.kind == "adb":
+        del pairs["host key"], pairs["identity file"], pairs["python"]
+        pairs |= {
+            "benchmark model": found.runtime.benchmark_model or "-",
+            "delegate": found.runtime.delegate or "xnnpack",
+        }
     if as_json:
         print_json({key.replace(" ", "_"): value for key, value in pairs.items()})
     else:
@@ -147,13 +172,20 @@ def trust(name: str, fingerprint: str | None, as_json: bool) -> None:
 def setup(name: str, offline: bool, as_json: bool) -> None:
     """Install the TFLite runtime on NAME, in an environment of its own, and show that it imports.
 
+    On a phone: send benchmark_model, once for its content, and show that it runs.
+
     \b
     Example: edgenas device setup pi
     """
-    from edgenas.device import Device
+    from edgenas.device import Device, setup_phone
     from edgenas.device import setup as install
 
     found = Device.load(name)
+    if found.address.kind == "adb":
+        tool = setup_phone(found, lambda line: stderr.print(line, markup=False))
+        said = {"device": name, "runtime": found.runtime.package, "version": tool, "python": None}
+        print_json(said) if as_json else stdout.print(f"{name}: benchmark_model {tool} runs there.", markup=False)
+        return
     info = install(found, lambda line: stderr.print(line, markup=False), offline)
     version = info.runtime(found.runtime.package).version
     if as_json:

@@ -6,10 +6,13 @@ import sys
 import click
 
 from edgenas.cli.devices import device, doctor
-from edgenas.cli.models import deployed, rollback, ship, train
+from edgenas.cli.exporting import export
+from edgenas.cli.keys import key
+from edgenas.cli.models import sign, train
 from edgenas.cli.printing import stderr
 from edgenas.cli.profiling import measure, profile, table
 from edgenas.cli.searching import pareto, report, search
+from edgenas.cli.shipping import deployed, rollback, ship, verify
 from edgenas.cli.starting import quickstart
 from edgenas.errors import EdgeNASError
 
@@ -27,7 +30,8 @@ def cli() -> None:
 
 
 for command in (
-    doctor, device, profile, table, measure, search, pareto, train, ship, rollback, deployed, report, quickstart,
+    doctor, device, profile, table, measure, search, pareto, train, sign, export, ship, rollback, deployed,
+    verify, key, report, quickstart,
 ):  # fmt: skip
     cli.add_command(command)
 

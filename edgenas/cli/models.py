@@ -1,11 +1,11 @@
-"""edgenas train, ship, rollback, deployed."""
+"""edgenas train, sign."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, progress_bars, stdout
+from edgenas.cli.printing import json_option, print_json, print_pairs, progress_bars, stdout
 
 # As in edgenas.deploy, which takes too long to import for a --help.
 GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits")
@@ -24,6 +24,10 @@ GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", 
     help=f"Let this gate fail; the manifest says so. May be given again. Gates: {', '.join(GATES)}.",
 )
 @click.option("--no-samples", is_flag=True, help="Put no images into the bundle: the data are private.")
+@click.option(
+    "--with-float32", is_flag=True, help="Put the float32 model beside an int8 one: ship --precision float32."
+)
+@click.option("--key", help="The key that signs it.  [default: yours called 'default', if there is one]")
 @json_option
 def train(
     study: str,
@@ -32,6 +36,8 @@ def train(
     precision: Any,
     allow: tuple[str, ...],
     no_samples: bool,
+    with_float32: bool,
+    key: str | None,
     as_json: bool,
 ) -> None:
     """Train a point of STUDY's front fully, see it through all gates and write a bundle.
@@ -47,9 +53,18 @@ def train(
     from edgenas.workflow import faster_precision
     from edgenas.workflow import train as train_pick
 
+    signing = _key(key)
     with progress_bars() as progress:
         bundle = train_pick(
-            study, pick, samples=not no_samples, epochs=epochs, precision=precision, allow=allow, progress=progress
+            study,
+            pick,
+            samples=not no_samples,
+            epochs=epochs,
+            precision=precision,
+            allow=allow,
+            key=signing,
+            with_float32=with_float32,
+            progress=progress,
         )
     manifest, faster = bundle.manifest, faster_precision(bundle)
     if as_json:
@@ -58,6 +73,7 @@ def train(
                     "test_accuracy": accuracy.test, "test_interval": accuracy.test_interval,
                     "balanced_accuracy": accuracy.balanced, "recall": accuracy.recall,
                     "float_test_accuracy": accuracy.float_test, "float_test_interval": accuracy.float_test_interval,
+                    "release": manifest.release, "signed_by": bundle.signed_by,
                     "gates": [dataclasses.asdict(gate) for gate in manifest.gates],
                     "repair": dataclasses.asdict(manifest.repair),
                     "faster_precision": None if faster is None else dataclasses.asdict(faster)})  # fmt: skip
@@ -81,6 +97,7 @@ def print_bundle(bundle: Any) -> None:
     float_low, float_high = accuracy.float_test_interval
     pairs = {
         "bundle": bundle.folder,
+        "release": f"{manifest.release}, {_signed(bundle)}",
         "network": f"{manifest.architecture.id}, {manifest.precision}",
         "test accuracy": f"{accuracy.test:.2%} (95%: {low:.2%} to {high:.2%}) of the .tflite file, "
         f"{accuracy.float_test:.2%} ({float_low:.2%} to {float_high:.2%}) before conversion",
@@ -107,90 +124,33 @@ def print_bundle(bundle: Any) -> None:
     print_pairs(pairs)
 
 
+def _signed(bundle: Any) -> str:
+    return f"signed by the key {bundle.signed_by}" if bundle.signed_by else "not signed"
+
+
+def _key(name: str | None) -> Any:
+    from edgenas.deploy.keys import SigningKey, default_key
+
+    return default_key() if name is None else SigningKey.load(name)
+
+
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("device")
-@click.option("--as", "name", required=True, help="The model's name on the device.")
-@click.option("--table", help="The latency table to hold the device to.")
-@click.option("--dry-run", is_flag=True, help="Send, verify and measure, but do not switch.")
+@click.option("--key", help="The key that signs it.  [default: yours called 'default']")
 @json_option
-def ship(bundle: Path, device: str, name: str, table: str | None, dry_run: bool, as_json: bool) -> None:
-    """Send BUNDLE to DEVICE, verify and measure it there, and make it live.
+def sign(bundle: Path, key: str | None, as_json: bool) -> None:
+    """Give BUNDLE a new release number and sign it, in place.
 
-    If anything fails the model before stays live.
+    A device takes a bundle that it had before, and replaced since, only with a new number.
 
     \b
-    Example: edgenas ship studies/shoes/bundles/3f2a9c0b1d4e pi --as shoes
+    Example: edgenas sign studies/shoes/bundles/3f2a9c0b1d4e
     """
-    import dataclasses
+    from edgenas.deploy.bundle import sign as sign_bundle
+    from edgenas.deploy.keys import DEFAULT, SigningKey
 
-    from edgenas.workflow import ship_bundle
-
-    with progress_bars() as progress:
-        shipped = ship_bundle(bundle, device, name, table=table, dry_run=dry_run, progress=progress)
-    print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
-
-
-def print_shipped(shipped: Any) -> None:
-    """What runs on the device now, for people."""
-    times = shipped.latency_ms
-    measured = f"median {times['median']:.3f} ms, p90 {times['p90']:.3f} ms"
-    if shipped.normalised_ms is not None:
-        measured += f"; at the table's machine speed {shipped.normalised_ms:.3f} ms"
-    pairs = {
-        "live" if not shipped.dry_run else "dry run": f"{shipped.name} release {shipped.active} on {shipped.device}",
-        "before": "none" if shipped.previous is None else f"release {shipped.previous}, kept for rollback",
-        "agreement": "no samples"
-        if shipped.agreement_on_device is None
-        else f"{shipped.agreement_on_device:.1%} of the samples get the host's class on the device",
-        "measured": measured,
-        "predicted": "-"
-        if shipped.predicted_ms is None
-        else f"{shipped.predicted_ms:.3f} ms: promise {shipped.promise}",
-    }
-    print_pairs(pairs)
-
-
-@click.command()
-@click.argument("device")
-@click.argument("name")
-@json_option
-def rollback(device: str, name: str, as_json: bool) -> None:
-    """Make the release of model NAME live that was live before.
-
-    \b
-    Example: edgenas rollback pi shoes
-    """
-    from edgenas.deploy import rollback as roll_back
-    from edgenas.device import Device
-
-    done = roll_back(Device.load(device), name)
+    signed = sign_bundle(bundle, SigningKey.load(key or DEFAULT))
     if as_json:
-        print_json({"device": device, "name": name, "active": done.active, "previous": done.previous})
+        print_json({"bundle": str(bundle), "release": signed.manifest.release, "signed_by": signed.signed_by})
     else:
-        stdout.print(f"{name} on {device}: release {done.active} is live again.", markup=False)
-
-
-@click.command()
-@click.argument("device")
-@json_option
-def deployed(device: str, as_json: bool) -> None:
-    """List what runs on DEVICE.
-
-    \b
-    Example: edgenas deployed pi
-    """
-    import dataclasses
-
-    from edgenas.deploy import deployed as releases
-    from edgenas.device import Device
-
-    found = releases(Device.load(device))
-    if as_json:
-        print_json({"device": device, "models": [dataclasses.asdict(one) for one in found]})
-    elif found:
-        print_table(
-            ("name", "release", "before", "since"), [(f.name, f.release, f.previous or "-", f.since) for f in found]
-        )
-    else:
-        stdout.print(f"Nothing is deployed on {device}.", markup=False)
+        stdout.print(f"{bundle}: release {signed.manifest.release}, {_signed(signed)}.", markup=False)

@@ -267,12 +267,13 @@ def measure(model: Path, device: str, runs: int, threads: int, every_ms: float |
     if as_json:
         print_json(result)
     else:
-        times = result["latency_ms"]
+        times, grown = result["latency_ms"], result["peak_rss_growth_kb"]
+        high = "" if times["p90"] is None else f"p90 {times['p90']:.3f}, p99 {times['p99']:.3f}, "
         print_pairs(
             {
                 "latency": f"median {times['median']:.3f} ms (95%: {times['ci95'][0]:.3f} to {times['ci95'][1]:.3f}), "
-                f"p90 {times['p90']:.3f}, p99 {times['p99']:.3f}, the first {times['first']:.3f}",
+                f"{high}the first {times['first']:.3f}",
                 "load": f"{result['load_ms']:.2f} ms",
-                "memory": f"peak RSS grew by {result['peak_rss_growth_kb']} kB",
+                "memory": "not told" if grown is None else f"peak RSS grew by {grown} kB",
             }
         )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
-from edgenas.cli.models import print_bundle, print_shipped
+from edgenas.cli.models import print_bundle
 from edgenas.cli.printing import json_option, print_json, progress_bars, stderr, stdout
 from edgenas.cli.searching import print_front, trial_line
+from edgenas.cli.shipping import print_shipped
 
 
 @click.command()

@@ -1,10 +1,12 @@
 """The last training of a chosen network, the bundle it becomes, and the way onto a device and back."""
 
 from edgenas.deploy.bundle import Bundle, Samples
+from edgenas.deploy.exporting import Exported, export
 from edgenas.deploy.gates import GATES
 from edgenas.deploy.manifest import Gate, Manifest
-from edgenas.deploy.releases import Deployed, RolledBack, deployed, rollback
-from edgenas.deploy.shipping import Check, Shipped, ship
+from edgenas.deploy.releases import Deployed, RolledBack, Verified, deployed, rollback, verify
+from edgenas.deploy.shipped import Check, Shipped
+from edgenas.deploy.shipping import ship
 from edgenas.deploy.training import FinalTraining, train_bundle
 
 __all__ = [
@@ -12,14 +14,18 @@ __all__ = [
     "Bundle",
     "Check",
     "Deployed",
+    "Exported",
     "FinalTraining",
     "Gate",
     "Manifest",
     "RolledBack",
     "Samples",
     "Shipped",
+    "Verified",
     "deployed",
+    "export",
     "rollback",
     "ship",
     "train_bundle",
+    "verify",
 ]

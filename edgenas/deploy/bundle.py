@@ -1,6 +1,9 @@
 """`Bundle`: a trained network as a folder, with all that is needed to check it wherever it goes."""
 
 import dataclasses
+import io
+import json
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +16,17 @@ import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.deploy.manifest import FILE, Manifest, read_manifest, write_manifest
+from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, write_manifest
+from edgenas.device.agent.signatures import SIGNATURE
 from edgenas.errors import CheckFailedError, InputError
 
 MODEL, LABELS, SAMPLES = "model.tflite", "labels.txt", "samples.npz"
+FLOAT_MODEL = "model_float32.tflite"  # beside an int8 model, for devices where that is the slower one
+SUFFIX = ".edgenas"  # of a bundle as one file: a zip of PACKED, nothing compressed
+PACKED = (FILE, SIGNATURE, MODEL, FLOAT_MODEL, LABELS, SAMPLES)
+LARGEST_BYTES = 1 << 30  # that a packed bundle may unpack to
+UNPACKED = Path(".edgenas") / "bundles"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +37,19 @@ class Samples:
         images: uint8 [n, height, width, channels], raw pixels.
         labels: int64 [n], the true classes.
         outputs: [n, classes], the raw outputs of `model.tflite` on the host (float32 or uint8).
+        float_outputs: the same of `model_float32.tflite`; None where there is none.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     outputs: npt.NDArray[Any]
+    float_outputs: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder with `model.tflite`, `labels.txt`, `samples.npz` (unless the data are private) and `manifest.json`.
+    """A folder with `model.tflite`, `labels.txt`, `samples.npz` (unless the data are private), `manifest.json`, and
+    `manifest.sig` where it is signed. Beside an int8 model the same network may be there as `model_float32.tflite`.
 
     Attributes:
         folder: where it is.
@@ -51,10 +64,39 @@ class Bundle:
         """Its `.tflite` file."""
         return self.folder / MODEL
 
+    def model_of(self, precision: str) -> Path:
+        """The file of a precision.
+
+        Raises:
+            InputError: it is not in the bundle.
+        """
+        if precision == self.manifest.precision:
+            return self.model_path
+        if precision == "float32" and FLOAT_MODEL in self.manifest.files:
+            return self.folder / FLOAT_MODEL
+        raise InputError(
+            f"The bundle {self.folder} has no {precision} model, only {' and '.join(self.precisions)}. "
+            "`edgenas train --with-float32` puts a float32 one beside the int8 one."
+        )
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those it has, the one it was made for first."""
+        return (self.manifest.precision, *(["float32"] if FLOAT_MODEL in self.manifest.files else []))
+
+    def samples_of(self, precision: str) -> Samples | None:
+        """The samples with the outputs of that precision's file."""
+        samples = self.samples
+        if samples is None or precision == self.manifest.precision:
+            return samples
+        if samples.float_outputs is None:
+            return None
+        return dataclasses.replace(samples, outputs=samples.float_outputs)
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the outputs."""
-        return tuple((self.folder / LABELS).read_text(encoding="utf-8").splitlines())
+        return tuple((self.folder / LABELS).read_text(encoding="utf-8").split("\n")[:-1])
 
     @cached_property
     def samples(self) -> Samples | None:
@@ -68,12 +110,14 @@ class Bundle:
         path = self.folder / SAMPLES
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                found = Samples(arrays["images"], arrays["labels"], arrays["outputs"])
+                float_outputs = arrays.get("float_outputs")
+                found = Samples(arrays["images"], arrays["labels"], arrays["outputs"], float_outputs)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"The samples {path} cannot be read: {error}. Train the bundle again.") from None
         count, shape = len(found.labels), self.manifest.preprocessing.input_shape
         expected = (count, *shape), (count, self.manifest.architecture.classes)
-        if count == 0 or (found.images.shape, found.outputs.shape) != expected:
+        fits = float_outputs is None or float_outputs.shape == found.outputs.shape
+        if count == 0 or (found.images.shape, found.outputs.shape) != expected or not fits:
             raise InputError(
                 f"The samples {path} do not fit the model: expected images and outputs of {expected}, received "
                 f"{found.images.shape} and {found.outputs.shape}. Train the bundle again."
@@ -85,19 +129,32 @@ class Bundle:
         """The network."""
         return Architecture.parse(self.manifest.architecture.notation)
 
+    @cached_property
+    def signed_by(self) -> str | None:
+        """The id of the key that its signature names (which is checked where it is deployed); None: not signed."""
+        try:
+            return str(json.loads((self.folder / SIGNATURE).read_bytes())["key"])[:16]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"The signature {self.folder / SIGNATURE} cannot be read: {error!r}.") from None
+
     @classmethod
     def load(cls, path: Path) -> "Bundle":
-        """The bundle in a folder, every file of it checked.
+        """The bundle in a folder or a `.edgenas` file, every file of it checked.
 
         Raises:
             InputError: no bundle, or one that cannot be read.
             CheckFailedError: a file that is not the one that was written.
         """
+        if path.is_file():
+            folder = UNPACKED / files.sha256(path)[:32]
+            return cls.load(folder if folder.is_dir() else unpack(path, folder))
         manifest = read_manifest(path / FILE)
-        if not {MODEL, LABELS} <= set(manifest.files) <= {MODEL, LABELS, SAMPLES}:
+        if not {MODEL, LABELS} <= set(manifest.files) <= {MODEL, LABELS, SAMPLES, FLOAT_MODEL}:
             raise InputError(
-                f"{path / FILE}: expected the files {MODEL}, {LABELS} and perhaps {SAMPLES}, received "
-                f"{', '.join(sorted(manifest.files)) or 'none'}."
+                f"{path / FILE}: expected the files {MODEL}, {LABELS} and perhaps {SAMPLES} and {FLOAT_MODEL}, "
+                f"received {', '.join(sorted(manifest.files)) or 'none'}."
             )
         for name, expected in manifest.files.items():
             if not (path / name).is_file():
@@ -117,9 +174,20 @@ class Bundle:
 
     @classmethod
     def write(
-        cls, folder: Path, manifest: Manifest, model: bytes, labels: Sequence[str], samples: Samples | None
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        model: bytes,
+        labels: Sequence[str],
+        samples: Samples | None,
+        key: SigningKey | None = None,
+        float_model: bytes | None = None,
     ) -> "Bundle":
         """Write a bundle, whole or not at all. The manifest's hashes are filled in here.
+
+        Args:
+            float_model: the float32 file beside an int8 one.
+            key: signs it; None: it stays unsigned, and devices that trust a key refuse it.
 
         Raises:
             InputError: there is something at `folder` already.
@@ -127,17 +195,90 @@ class Bundle:
         refuse_existing(folder)
         with files.whole_folder(folder) as beside:
             (beside / MODEL).write_bytes(model)
+            if float_model is not None:
+                (beside / FLOAT_MODEL).write_bytes(float_model)
             (beside / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
             if samples is not None:
-                np.savez_compressed(
-                    beside / SAMPLES, images=samples.images, labels=samples.labels, outputs=samples.outputs
-                )
+                arrays = {"images": samples.images, "labels": samples.labels, "outputs": samples.outputs}
+                if samples.float_outputs is not None:
+                    arrays["float_outputs"] = samples.float_outputs
+                np.savez_compressed(beside / SAMPLES, **arrays)  # type: ignore[arg-type]
             hashes = {path.name: files.sha256(path) for path in sorted(beside.iterdir())}
             write_manifest(beside / FILE, dataclasses.replace(manifest, files=hashes))
+            if key is not None:
+                (beside / SIGNATURE).write_bytes(key.sign((beside / FILE).read_bytes()))
         return cls.load(folder)
+
+    def sign(self, key: SigningKey | None) -> "Bundle":
+        """Give it a new release number, and sign it; unsigned without a key.
+
+        Cut in the middle, it is a bundle without a signature: the same call makes up for it.
+        """
+        manifest = dataclasses.replace(self.manifest, release=new_release(self.manifest.release))
+        (self.folder / SIGNATURE).unlink(missing_ok=True)
+        write_manifest(self.folder / FILE, manifest)
+        if key is not None:
+            files.write_atomically(self.folder / SIGNATURE, key.sign((self.folder / FILE).read_bytes()))
+        return Bundle.load(self.folder)
+
+    def pack(self, path: Path) -> Path:
+        """Write it as one file, whole or not at all; the same bundle gives the same bytes.
+
+        Raises:
+            InputError: the name does not end in `.edgenas`.
+        """
+        if path.suffix != SUFFIX:
+            raise InputError(f"A packed bundle is called NAME{SUFFIX}, received {path.name!r}.")
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for name in PACKED:
+                if (self.folder / name).is_file():
+                    archive.writestr(zipfile.ZipInfo(name), (self.folder / name).read_bytes())
+        files.write_atomically(path, content.getvalue())
+        return path
 
 
 def refuse_existing(folder: Path) -> None:
     """Raise `InputError` where a bundle would overwrite something."""
     if folder.exists():
         raise InputError(f"There is already something at {folder}, and a bundle is never overwritten: remove it first.")
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """Write what is in a packed bundle into a new folder, whole or not at all.
+
+    Raises:
+        InputError: it is no bundle, or there is something at `folder`.
+    """
+    refuse_existing(folder)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {info.filename: info for info in archive.infolist()}
+            if len(found) != len(archive.infolist()) or not found.keys() <= set(PACKED):
+                raise InputError(f"{path} is no bundle: it holds {', '.join(sorted(found))[:200]!r}.")
+            if sum(info.file_size for info in found.values()) > LARGEST_BYTES:
+                raise InputError(f"{path} unpacks to more than {LARGEST_BYTES >> 20} MB: that is no bundle.")
+            with files.whole_folder(folder) as beside:
+                for name in found:
+                    (beside / name).write_bytes(archive.read(name))
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"The bundle {path} cannot be read: {error}.") from None
+    return folder
+
+
+def sign(path: Path, key: SigningKey | None) -> Bundle:
+    """Sign a bundle, a folder or a `.edgenas` file, in place; the packed file beside a folder follows it.
+
+    Raises:
+        InputError: no bundle.
+        CheckFailedError: a file of it is not the one that was written.
+    """
+    if path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            Bundle.load(unpack(path, Path(folder) / "bundle")).sign(key).pack(path)
+        return Bundle.load(path)
+    bundle = Bundle.load(path).sign(key)
+    packed = path.with_name(path.name + SUFFIX)
+    if packed.is_file():
+        bundle.pack(packed)
+    return bundle

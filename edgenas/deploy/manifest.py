@@ -1,6 +1,7 @@
 """What a bundle says of itself: pure data, written as JSON with a checksum, read strictly."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
-FORMAT = 2
+FORMAT = 3
 FILE = "manifest.json"
 
 
@@ -137,7 +138,8 @@ class Manifest:
     Attributes:
         gates: what each found; all were run before the test split was opened.
         repair: of an int8 network.
-        files: SHA-256 by name of every other file of the bundle.
+        release: its number; on a device a release is never followed by an older one. See `new_release`.
+        files: SHA-256 by name of every other file of the bundle, the signature's apart.
         limits: of the study, by name ("max_latency_ms" and so on); None: no limit.
         versions: of the packages that made it.
         created: UTC.
@@ -157,8 +159,17 @@ class Manifest:
     epochs: int
     versions: dict[str, str]
     created: str
+    release: int
     files: dict[str, str]
     format: int = FORMAT
+
+
+def new_release(after: int = 0) -> int:
+    """A number for a release, above `after`: the time, UTC to the second, such as 20261124154501.
+
+    So the numbers of one project grow wherever they are made, without anybody who counts.
+    """
+    return max(int(time.strftime("%Y%m%d%H%M%S", time.gmtime())), after + 1)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -1,22 +1,29 @@
 """What a latency table promises of a network on one device, and what was measured there."""
 
+import contextlib
 import tempfile
+import threading
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.device import Agent, Connection
-from edgenas.errors import CheckFailedError, DeviceError, InputError
-from edgenas.latency.profiling.rounds import measure_rounds
+from edgenas.device import Agent, Connection, Device, Phone, shares_host
+from edgenas.errors import CheckFailedError, InputError
+from edgenas.latency.profiling.checking import anchors_of, state_of
+from edgenas.latency.profiling.measuring import measure_there, median_interval, reference_path
+from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
-from edgenas.model import convert_network
+from edgenas.latency.table.certificate import Network
+from edgenas.model import MODELS, ConversionPool, wait_for
 
 COVERAGE = 0.9  # of the interval that a promise is
-_RUNS = 100  # of a model measured alone
+_RUNS = 100  # of a model without a table
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,17 +51,19 @@ class Measured:
 
     Attributes:
         median_ms, p90_ms: as the clock showed them.
-        normalised_ms: relative to the reference model in the same rounds, so that the device's drift is out of it, in
-            the table's milliseconds; None without a table of this device.
+        interval_ms: of the median, coverage 95%.
+        normalised_ms: relative to the reference model and to networks of the table in the same rounds, so that the
+            device's drift is out of it, in the table's milliseconds; None without a table of this device.
     """
 
     median_ms: float
     p90_ms: float
+    interval_ms: tuple[float, float]
     normalised_ms: float | None
 
 
-def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent) -> Promise:
-    """What `table` promises of a network on the device that the agent is on."""
+def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent | Phone) -> Promise:
+    """What `table` promises of a network on the device that the agent is on, or on a phone."""
     if table is None:
         return Promise(None, None, "no latency table was given")
     try:
@@ -82,69 +91,84 @@ def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent
     return Promise(predicted_ms, None, gap)
 
 
-def measure_beside_reference(
-    connection: Connection, agent: Agent, table: LatencyTable, model: str, scratch: str
+def files_beside(table: LatencyTable | None, anchors: Sequence[Network]) -> list[Path]:
+    """The `.tflite` files to measure beside, converted where they are not there yet: a table's reference model and its
+    anchors, or without a table the reference of any model."""
+    if table is None:
+        return [reference_path()]
+    networks = [table.reference[0], *(anchor.notation for anchor in anchors)]
+    with ConversionPool(MODELS, table.precision) as pool:
+        return wait_for(pool.submit([Architecture.parse(notation) for notation in networks]))
+
+
+def measure_in_place(
+    connection: Connection, agent: Agent, table: LatencyTable | None, model: str, scratch: str, threads: int = 1
 ) -> Measured:
-    """Time a model in interleaved rounds with the table's reference model.
+    """Time a model on a device beside a reference model, under the gates of the profiler.
 
     Args:
+        table: of this device: the times are then in its milliseconds too.
         model: its path on the device.
         scratch: a folder there for the reference model.
+        threads: of one inference; a table has its own.
 
     Raises:
         CheckFailedError: the model does not run there.
-        DeviceError: the link broke, or a time that no clock gives.
+        DeviceError: the link broke, the device is too disturbed, or a time that no clock gives.
     """
+    anchors = [] if table is None else anchors_of(table)
+    reference, *beside = _send_beside(connection, agent, table, anchors, scratch)
+    # Devices that are this very machine (containers, servers of tests) take turns.
+    with _ONE_AT_A_TIME if shares_host(agent.info) else contextlib.nullcontext():
+        agent.lock()
+        if table is None:
+            times = np.array(measure_there(agent, model, reference, _RUNS, threads)["times_us"], float)
+            return _measured(times, None)
+        identity = table.identity
+        rounds = measure_rounds(
+            agent,
+            [model, *beside],
+            reference,
+            runtime=identity.runtime,
+            threads=identity.threads,
+            cores=identity.cores,
+        )
+    return measured_beside(agent.device, table, anchors, rounds)
+
+
+def measured_beside(device: Device, table: LatencyTable | None, anchors: Sequence[Network], rounds: Rounds) -> Measured:
+    """What rounds of a model, and of a table's anchors after it, say of the model.
+
+    Raises:
+        CheckFailedError: one of them does not run there.
+    """
+    for index, ratio in enumerate(rounds.ratios):
+        if ratio is None:
+            what = "the model" if index == 0 else "a network of the table"
+            raise CheckFailedError(f"{device.name}: {what} does not run there: {rounds.failed[index]}.")
+    own, *others = (ratio for ratio in rounds.ratios if ratio is not None)
+    if table is None:
+        return _measured(rounds.visits_us[0], None)
+    state = state_of(table, anchors, others)
+    return _measured(rounds.visits_us[0], own.value * table.reference[1] / 1000 / state)
+
+
+def _send_beside(
+    connection: Connection, agent: Agent, table: LatencyTable | None, anchors: Sequence[Network], scratch: str
+) -> list[str]:
+    """The paths on the device of the reference model and of the anchors."""
+    files = files_beside(table, anchors)
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "reference.tflite"
-        files.write_atomically(local, reference_model(table))
-        connection.put(local, f"{scratch}/reference.tflite")
-    agent.lock()
-    identity = table.identity
-    rounds = measure_rounds(
-        agent,
-        [model],
-        f"{scratch}/reference.tflite",
-        runtime=identity.runtime,
-        threads=identity.threads,
-        cores=identity.cores,
-    )
-    ratio = rounds.ratios[0]
-    if ratio is None:
-        raise CheckFailedError(f"{agent.device.name}: the model does not run there: {rounds.failed[0]}.")
-    median, p90 = np.percentile(rounds.visits_us[0], [50, 90]) / 1000
-    return Measured(float(median), float(p90), ratio.value * table.reference[1] / 1000)
+        archive = Path(folder) / "beside.zip"
+        with zipfile.ZipFile(archive, "w") as content:
+            for number, path in enumerate(files):
+                content.write(path, f"beside_{number}.tflite")
+        connection.put(archive, f"{scratch}/beside.zip")
+    agent.call("unpack", archive=f"{scratch}/beside.zip", folder=scratch)
+    return [f"{scratch}/beside_{number}.tflite" for number in range(len(files))]
 
 
-def measure_alone(agent: Agent, model: str, threads: int) -> Measured:
-    """Time a model alone, in a fresh process on the device.
-
-    Raises:
-        CheckFailedError: the model does not run there.
-        DeviceError: the link broke, or a time that no clock gives.
-    """
-    agent.lock()
-    runtime = agent.device.runtime
-    answer = agent.call(
-        "single", timeout_s=300, model=model, runs=_RUNS, threads=threads, runtime=runtime.package, cores=runtime.cores
-    )
-    try:
-        return _measured(answer["times_us"])
-    except (KeyError, TypeError) as error:
-        raise DeviceError(f"{agent.device.name}: its answer to 'single' makes no sense: {error!r}.") from None
-
-
-def reference_model(table: LatencyTable) -> bytes:
-    """The `.tflite` file of the table's reference network, with random weights."""
-    return convert_network(Architecture.parse(table.reference[0]), table.precision)
-
-
-def _measured(times_us: Any) -> Measured:
-    try:
-        times = np.array(times_us, dtype=float)
-    except (TypeError, ValueError):
-        times = np.array([])
-    if times.ndim != 1 or not times.size or not (np.isfinite(times).all() and (times > 0).all()):
-        raise DeviceError("The device reported a time that is not positive and finite; nothing was kept.")
-    median, p90 = np.percentile(times, [50, 90]) / 1000
-    return Measured(float(median), float(p90), None)
+def _measured(times_us: npt.NDArray[np.float64], normalised_ms: float | None) -> Measured:
+    times = times_us / 1000
+    median, p90 = np.percentile(times, [50, 90])
+    return Measured(float(median), float(p90), median_interval(times), normalised_ms)

@@ -1,11 +1,17 @@
-"""What is live on a device, and the way back."""
+"""What is live on a device, whether it is still whole, and the way back."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+from edgenas.deploy.agreement import run_samples
+from edgenas.deploy.bundle import MODEL, Bundle
+from edgenas.deploy.manifest import FILE
+from edgenas.deploy.promise import measure_in_place
 from edgenas.device import Agent, Device, connect
-from edgenas.errors import DeviceError, InputError
-from edgenas.files import check_name, from_mapping
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.files import check_name, from_mapping, sha256
+from edgenas.latency.profiling.bench import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -37,32 +43,149 @@ class RolledBack:
     previous: int | None
 
 
-def deployed(device: Device) -> list[Deployed]:
+@dataclass(frozen=True)
+class Verified:
+    """A live release, checked in place.
+
+    Attributes:
+        signed_by: the trusted key's id; None: the device trusts no key, hashes alone were checked.
+        agreement_on_device: share of the samples on which device and host name the same class; None: not run.
+        latency_ms: "median" and "p90" now; None: not measured.
+        latency_ms_when_shipped: the same on the day.
+    """
+
+    name: str
+    device: str
+    release: int
+    signed_by: str | None
+    agreement_on_device: float | None
+    latency_ms: dict[str, float] | None
+    latency_ms_when_shipped: dict[str, Any] | None
+
+
+def deployed(device: Device, *, to_app: str | None = None) -> list[Deployed]:
     """What is live on a device, by name.
+
+    Args:
+        device: where.
+        to_app: of a phone: the app whose own files are meant.
 
     Raises:
         DeviceError: unreachable, or its answer makes no sense.
     """
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import deployed_on_phone
+
+        return deployed_on_phone(device, to_app)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         return releases_on(agent)
 
 
-def rollback(device: Device, name: str) -> RolledBack:
-    """Make the release that was live before the live one again.
+def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | None = None) -> RolledBack:
+    """Make an earlier release the live one again.
+
+    Args:
+        to: a release that the device still keeps; None: the one that was live before.
+        to_app: of a phone: the app whose own files are meant.
 
     Raises:
-        CheckFailedError: there is no earlier release on the device.
+        CheckFailedError: there is no such release on the device, or it is not whole.
         DeviceError: unreachable.
         InputError: no model of that name was ever put there.
     """
     check_name("model", name)
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import roll_back_phone
+
+        return roll_back_phone(device, name, to, to_app)
+    refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
-        answer = agent.call("rollback", name=name)
+        answer = agent.call("rollback", name=name, to=to)
         try:
             before = answer["from"]
             return RolledBack(name, device.name, int(answer["release"]), None if before is None else int(before))
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{device.name}: its answer to 'rollback' makes no sense: {answer!r}.") from None
+
+
+def verify(
+    device: Device,
+    name: str,
+    *,
+    bundle: Bundle | None = None,
+    to_app: str | None = None,
+    measure: bool = True,
+    progress: Progress = no_progress,
+) -> Verified:
+    """Check the live release of a model where it lies: hashes, signature, samples, latency. Nothing is changed.
+
+    Args:
+        bundle: what was shipped, for its samples; without it, and on a phone, they are not run.
+        to_app: of a phone: the app whose own files are meant.
+        measure: whether to time it.
+        progress: called with what is being done, how much of how much.
+
+    Raises:
+        CheckFailedError: a file or a signature that is not what it was, another release than the bundle's, or other
+            answers than on the host.
+        DeviceError: unreachable, or too disturbed to measure.
+        InputError: no model of that name is there.
+    """
+    check_name("model", name)
+    if device.address.kind == "adb":
+        from edgenas.deploy.phones import verify_on_phone
+
+        return verify_on_phone(device, name, bundle=bundle, to_app=to_app, measure=measure, progress=progress)
+    refuse_app(device, to_app)
+    with connect(device) as connection, connection.open_agent() as agent:
+        answer = agent.call("verify", name=name)
+        try:
+            release, folder = int(answer["release"]), str(answer["folder"])
+            signed_by = None if answer["signed_by"] is None else str(answer["signed_by"])[:16]
+            if bundle is not None and answer["manifest_sha256"] != sha256(bundle.folder / FILE):
+                raise CheckFailedError(
+                    f"{device.name}: live is release {release} of {name!r}, and the bundle {bundle.folder} is "
+                    f"another one (release {bundle.manifest.release})."
+                )
+        except (KeyError, TypeError, ValueError):
+            raise DeviceError(f"{device.name}: its answer to 'verify' makes no sense: {answer!r}.") from None
+        record = next((found.record for found in releases_on(agent) if found.name == name), None) or {}
+        threads = record.get("threads")
+        threads = threads if isinstance(threads, int) and 0 < threads < 1000 else 1
+        agreement, measured = None, None
+        scratch, model = f"{connection.folder}/verify", f"{folder}/{MODEL}"
+        try:
+            samples = (
+                None if bundle is None else bundle.samples_of(str(record.get("precision") or bundle.manifest.precision))
+            )
+            if samples is not None:
+                agreement = run_samples(connection, agent, model, samples, scratch, threads, progress)
+                if not agreement.enough:
+                    raise CheckFailedError(f"{device.name}: {agreement.complaint}")
+            if measure:
+                progress("measuring on the device", 0, 1)
+                agent.runtime_version(device.runtime.package)
+                measured = measure_in_place(connection, agent, None, model, scratch, threads)
+        finally:
+            with contextlib.suppress(DeviceError):  # a link that broke has said so already
+                connection.run(["rm", "-rf", "--", scratch])
+    then = record.get("latency_ms")
+    return Verified(
+        name=name,
+        device=device.name,
+        release=release,
+        signed_by=signed_by,
+        agreement_on_device=None if agreement is None else agreement.share,
+        latency_ms=None if measured is None else {"median": measured.median_ms, "p90": measured.p90_ms},
+        latency_ms_when_shipped=then if isinstance(then, dict) else None,
+    )
+
+
+def refuse_app(device: Device, to_app: str | None) -> None:
+    """Raise `InputError` where an app is named on what is no phone."""
+    if to_app is not None:
+        raise InputError(f"{device.name} ({device.url}) is no phone: only a phone has apps (--to-app {to_app}).")
 
 
 def releases_on(agent: Agent) -> list[Deployed]:

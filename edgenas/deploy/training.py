@@ -16,7 +16,19 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy import gates
 from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
-from edgenas.deploy.manifest import Accuracy, Gate, Manifest, Network, Predicted, Preprocessing, Study, TableUsed
+from edgenas.deploy.describing import described
+from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.manifest import (
+    Accuracy,
+    Gate,
+    Manifest,
+    Network,
+    Predicted,
+    Preprocessing,
+    Study,
+    TableUsed,
+    new_release,
+)
 from edgenas.deploy.quantising import Files, Material, make_files, outputs, right
 from edgenas.errors import InputError
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval
@@ -47,6 +59,8 @@ class FinalTraining:
         table, table_name: what the choice rests on; None where latency played no part.
         limits: of the study, by name ("max_latency_ms" and so on).
         samples: whether acceptance images go into the bundle; False where data are private.
+        key: signs the bundle; None: it stays unsigned.
+        with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
         allow: names of gates that may fail.
     """
 
@@ -65,6 +79,8 @@ class FinalTraining:
     table_name: str | None = None
     limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
     samples: bool = True
+    key: SigningKey | None = None
+    with_float32: bool = False
     allow: tuple[str, ...] = ()
 
 
@@ -89,14 +105,18 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         prepare_tensorflow()
         model = _train(request, ledger, progress)
         made = _files(request, model, ledger, progress)
+        made = _described(request, made)
         progress("running the gates", 0, 1)
         passed = gates.let_through(_gates(request, made), request.allow)
         progress("opening the test split", 0, 1)
         test = splits.test.open(ledger, f"final accuracy of {request.folder.name}", request.study, request.candidate)
         accuracy = _accuracy(request, made.content, measure(model, dataset, test)["accuracy"], test)
-        samples = _samples(made.content, request) if request.samples else None
+        beside = made.float32 if request.with_float32 and request.precision == "int8" else None
+        samples = _samples(made.content, beside, request) if request.samples else None
         manifest = _manifest(request, made, accuracy, passed)
-        bundle = Bundle.write(request.folder, manifest, made.content, dataset.labels, samples)
+        bundle = Bundle.write(
+            request.folder, manifest, made.content, dataset.labels, samples, request.key, float_model=beside
+        )
         noted.update(folder=str(request.folder), files=bundle.manifest.files, accuracy=files.as_mapping(accuracy))
     shutil.rmtree(request.checkpoint, ignore_errors=True)
     return bundle
@@ -189,10 +209,25 @@ def _accuracy(request: FinalTraining, content: bytes, float_test: float, test: I
     )
 
 
-def _samples(content: bytes, request: FinalTraining) -> Samples:
+def _described(request: FinalTraining, made: Files) -> Files:
+    """The files with what they say of themselves in them: what is tested is what ships."""
+    labels, policy = request.dataset.labels, request.dataset.policy
+    about = request.study, request.architecture
+    content = described(made.content, *about, request.precision, labels, policy)
+    return dataclasses.replace(
+        made, content=content, float32=described(made.float32, *about, "float32", labels, policy)
+    )
+
+
+def _samples(content: bytes, float_content: bytes | None, request: FinalTraining) -> Samples:
     dataset = request.dataset
     chosen = stratified_sample(dataset.y, request.splits.acceptance, SAMPLES, request.seed)
-    return Samples(np.asarray(dataset.x[chosen]), dataset.y[chosen], outputs(content, dataset, chosen))
+    return Samples(
+        np.asarray(dataset.x[chosen]),
+        dataset.y[chosen],
+        outputs(content, dataset, chosen),
+        None if float_content is None else outputs(float_content, dataset, chosen),
+    )
 
 
 def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: tuple[Gate, ...]) -> Manifest:
@@ -216,6 +251,7 @@ def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: t
             **{name: importlib.metadata.version(name) for name in ("edgenas", "ai-edge-litert", "numpy")},
         },
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        release=new_release(),
         files={},
     )
 

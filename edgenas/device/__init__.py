@@ -10,9 +10,13 @@ from edgenas.device.device import (
     fingerprint,
     list_devices,
     parse_url,
+    phone_delegate,
     remove,
 )
-from edgenas.device.inspect import Finding, findings
+from edgenas.device.finding import Finding
+from edgenas.device.inspect import findings
+from edgenas.device.phone import Phone, PhoneInfo, open_phone
+from edgenas.device.phone_setup import setup_phone
 from edgenas.device.session import Agent, DeviceInfo, RuntimeState, shares_host
 from edgenas.device.setup import setup
 
@@ -24,6 +28,8 @@ __all__ = [
     "DeviceInfo",
     "Finding",
     "Limits",
+    "Phone",
+    "PhoneInfo",
     "Runtime",
     "RuntimeState",
     "add",
@@ -33,9 +39,12 @@ __all__ = [
     "findings",
     "fingerprint",
     "list_devices",
+    "open_phone",
     "parse_url",
+    "phone_delegate",
     "remove",
     "setup",
+    "setup_phone",
     "shares_host",
     "trust",
 ]

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from edgenas.device.session import Agent
 
 
+Sent = Callable[[int, int], None]
+
+
+def not_told(done: int, total: int) -> None:
+    """Ignores how far a file is."""
+
+
 @dataclass(frozen=True)
 class Completed:
     """What a command on the device left."""
@@ -74,8 +81,15 @@ class Connection(abc.ABC):
         """
 
     @abc.abstractmethod
-    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+    def put(
+        self, local: Path, remote: str, timeout_s: float = 600, *, resume: bool = False, sent: Sent = not_told
+    ) -> None:
         """Copy a file to the device, folders made as needed: it is there whole under its name, or not at all.
+
+        Args:
+            resume: go on with what an earlier call that was cut left there, and leave the same to a later one. The name
+                has to follow from the content, as its hash does. Not every way can: then all is sent.
+            sent: told (bytes there, of) now and then.
 
         Raises:
             InputError: there is no such file here.
@@ -121,11 +135,7 @@ class Connection(abc.ABC):
 
 
 def connect(device: Device) -> Connection:
-    """The connection that a device's URL asks for; nothing is opened yet.
-
-    Raises:
-        DeviceError: a transport that EdgeNAS does not speak yet.
-    """
+    """The connection that a device's URL asks for; nothing is opened yet."""
     match device.address.kind:
         case "local":
             return LocalConnection(device)
@@ -134,9 +144,9 @@ def connect(device: Device) -> Connection:
 
             return SshConnection(device)
         case "adb":
-            raise DeviceError(
-                f"{device.name}: phones over adb come later in this release; so far local: and ssh:// work."
-            )
+            from edgenas.device.adb import AdbConnection
+
+            return AdbConnection(device)
 
 
 def fetch_host_key(device: Device) -> tuple[str, str]:
@@ -195,20 +205,22 @@ class LocalConnection(Connection):
         try:
             stdout, stderr = process.communicate(input or b"", timeout_s)
         except subprocess.TimeoutExpired:
-            _kill(process)
+            kill_process(process)
             raise DeviceError(timed_out(self.device, argv, timeout_s)) from None
         except BaseException:
-            _kill(process)
+            kill_process(process)
             raise
         return Completed(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
-    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+    def put(
+        self, local: Path, remote: str, timeout_s: float = 600, *, resume: bool = False, sent: Sent = not_told
+    ) -> None:
         if not local.is_file():
             raise InputError(f"There is no file {local} to send.")
         target = Path(self.path(remote))
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(target) as part:
+            with whole_file(target) as part:  # a copy on one machine is not cut: nothing to go on with
                 shutil.copyfile(local, part)
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {remote} could not be written: {error.strerror}.") from None
@@ -222,7 +234,7 @@ class LocalConnection(Connection):
 
     def start(self, argv: list[str]) -> Process:
         try:
-            return _LocalProcess(argv, self.home)
+            return LocalProcess(argv, self.home)
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {argv[0]} did not start: {error.strerror}.") from None
 
@@ -230,8 +242,15 @@ class LocalConnection(Connection):
         pass
 
 
-class _LocalProcess:
+class LocalProcess:
+    """A process on this machine, and the pipes to it.
+
+    Attributes:
+        killed: whether it had to be killed, since it did not end by itself.
+    """
+
     def __init__(self, argv: list[str], folder: str) -> None:
+        self.killed = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=folder, bufsize=0,
@@ -265,12 +284,14 @@ class _LocalProcess:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            _kill(self._process)
+            self.killed = True
+            kill_process(self._process)
         self._process.stdout.close()
         self._stderr.close()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def kill_process(process: subprocess.Popen[bytes]) -> None:
+    """End a process of this machine, and what it started; its pipes are closed."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

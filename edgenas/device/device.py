@@ -33,9 +33,11 @@ class Address:
 class Runtime:
     """What runs the models on the device."""
 
-    package: Literal["ai-edge-litert", "tflite-runtime"] = "ai-edge-litert"
+    package: Literal["ai-edge-litert", "tflite-runtime", "benchmark-model"] = "ai-edge-litert"
     python: str | None = None  # the interpreter on the device; None: found
     cores: tuple[int, ...] | None = None  # the cores that models are bound to; None: the system's choice
+    benchmark_model: str | None = None  # phones: TFLite's tool of that name for the phone's ABI, a path on the host
+    delegate: Literal["xnnpack", "gpu", "nnapi", "none"] | None = None  # phones: who runs the operators; None: xnnpack
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,28 @@ class Device:
         for key, value in dataclasses.asdict(self.limits).items():
             if value is not None and value <= 0:
                 raise InputError(f"Device {self.name!r}: {key} is {value}; expected a number above 0.")
+        self._check_phone()
+
+    def _check_phone(self) -> None:
+        """A phone runs models with benchmark_model alone, and nothing else does."""
+        runtime, phone = self.runtime, self.address.kind == "adb"
+        if phone != (runtime.package == "benchmark-model"):
+            expected = "benchmark-model" if phone else "ai-edge-litert or tflite-runtime"
+            raise InputError(
+                f"Device {self.name!r} ({self.url}): its runtime's package is {runtime.package}; expected {expected}. "
+                "Phones (adb:SERIAL), and only they, run models with benchmark-model."
+            )
+        if not phone and (runtime.benchmark_model is not None or runtime.delegate is not None):
+            raise InputError(
+                f"Device {self.name!r} ({self.url}): benchmark_model and delegate are for phones (adb:SERIAL) only."
+            )
+        if phone and (not runtime.benchmark_model or not runtime.benchmark_model.isprintable()):
+            raise InputError(
+                f"Device {self.name!r}: benchmark_model is {runtime.benchmark_model!r}; expected the path of TFLite's "
+                f"benchmark_model for the phone: edgenas device add {self.name} {self.url} --benchmark-model PATH"
+            )
+        if phone and runtime.python is not None:
+            raise InputError(f"Device {self.name!r}: python is {runtime.python!r}; a phone has none, leave it out.")
 
     @property
     def address(self) -> Address:
@@ -107,6 +131,13 @@ class Device:
         path = Path("devices") / f"{self.name}.toml"
         write_toml(path, {key: value for key, value in content.items() if value != {}})
         return path
+
+
+def phone_delegate(device: Device) -> str | None:
+    """What a phone's benchmark_model hands operators to, as a table's identity names it; None for other devices."""
+    if device.address.kind != "adb":
+        return None
+    return {"gpu": "GPU", "nnapi": "NNAPI", "none": "none"}.get(device.runtime.delegate or "xnnpack", "XNNPACK")
 
 
 def add(device: Device) -> Path:

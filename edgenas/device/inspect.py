@@ -1,30 +1,23 @@
 """What is wrong with a device, a line each with its remedy. Works as far as the device does."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from edgenas.device.connection import Connection, connect
 from edgenas.device.device import Device
+from edgenas.device.finding import SPACE_KB, Finding, no_space
+from edgenas.device.phone_setup import phone_findings
 from edgenas.device.session import DeviceInfo, find_python, shares_host
 from edgenas.device.setup import requirements
 from edgenas.errors import DeviceError, EdgeNASError
 
-_SPACE_KB = 200 * 1024
 _MEMORY_KB = 128 * 1024
 _BUSY_PERCENT = 25.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing about a device."""
-
-    level: Literal["ok", "warning", "problem"]
-    what: str
-    remedy: str | None = None
-
-
 def findings(device: Device) -> list[Finding]:
     """Everything that can be said about a device, the problems among it. It does not raise for what it finds."""
+    if device.address.kind == "adb":
+        return phone_findings(device)
     try:
         with connect(device) as connection:
             python, _ = find_python(connection)  # opens the connection
@@ -56,16 +49,17 @@ def _without_python(connection: Connection) -> list[Finding]:
     ]
     free = connection.run(["df", "-Pk", connection.home]).stdout.splitlines()
     words = free[-1].split() if free else []
-    if len(words) >= 4 and words[3].isdigit() and int(words[3]) < _SPACE_KB:
-        found.append(_no_space(int(words[3])))
+    if len(words) >= 4 and words[3].isdigit() and int(words[3]) < SPACE_KB:
+        found.append(no_space(int(words[3])))
     return found
 
 
 def _introduction(device: Device, info: DeviceInfo) -> Finding:
     same = "; it is this very machine: it is measured only while the host is idle" if shares_host(info) else ""
     memory = f"{info.memory_total_kb / 1e6:.1f} GB"
-    what = f"{device.name}: {info.cpu}, {info.cores} cores, {memory}, {info.os}, Python {info.python}{same}"
-    return Finding("ok", what)
+    machine = f"{info.cpu}, {info.machine}, {info.cores} cores, {memory}"
+    system = ", ".join(filter(None, [info.os, info.libc, f"Python {info.python}"]))
+    return Finding("ok", f"{device.name}: {machine}, {system}{same}")
 
 
 def _runtime(device: Device, info: DeviceInfo) -> Finding:
@@ -91,17 +85,12 @@ def _resources(device: Device, info: DeviceInfo) -> list[Finding]:
         found.append(
             Finding("warning", "a 32-bit system: only tflite-runtime runs there", "a 64-bit system runs models faster")
         )
-    if info.disk_free_kb < _SPACE_KB:
-        found.append(_no_space(info.disk_free_kb))
+    if info.disk_free_kb < SPACE_KB:
+        found.append(no_space(info.disk_free_kb))
     if 0 < info.memory_available_kb < _MEMORY_KB:
         what = f"only {info.memory_available_kb / 1000:.0f} MB of memory are free"
         found.append(Finding("warning", what, "stop what else runs there"))
     return found
-
-
-def _no_space(free_kb: int) -> Finding:
-    what = f"only {free_kb / 1000:.0f} MB of space are free; 200 MB are wanted"
-    return Finding("problem", what, "remove something, or name a folder on another disk as `folder` in its file")
 
 
 def _busy(info: DeviceInfo, status: dict[str, Any]) -> Finding | None:

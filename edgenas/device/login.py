@@ -24,7 +24,7 @@ from typing import Any
 import paramiko
 
 from edgenas.device.device import Device, fingerprint
-from edgenas.errors import DeviceError, InputError
+from edgenas.errors import DeviceError, InputError, UnreachableError
 
 CONNECT_S = 10.0
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -114,10 +114,10 @@ class Wire:
         try:
             self._socket = socket.create_connection((target.host, target.port), CONNECT_S)
         except socket.gaierror as error:
-            raise DeviceError(f"{device.name}: there is no host {target.host!r} ({error.strerror}).") from None
+            raise UnreachableError(f"{device.name}: there is no host {target.host!r} ({error.strerror}).") from None
         except OSError as error:
             reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error)).lower()
-            raise DeviceError(
+            raise UnreachableError(
                 f"{device.name} cannot be reached at {target.host} port {target.port}: {reason}. "
                 "Is it on, in this network, and does its SSH server run?"
             ) from None
@@ -178,7 +178,7 @@ def handshake(device: Device, target: Target, wire: Wire) -> paramiko.Transport:
         time.sleep(0.1 if wire.complaint() == "" else 0)  # a proxy that fails speaks a little later
         complaint = wire.complaint()
         wire.close()
-        raise DeviceError(
+        raise UnreachableError(
             f"{device.name}: {target.host} port {target.port} answers, but not as an SSH server: "
             f"{str(error) or 'the connection was closed'}{complaint}."
         ) from None

@@ -20,13 +20,18 @@ from typing import Any, Self
 
 from edgenas.device.agent.inspection import boot_id
 from edgenas.device.connection import Connection, Process
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.device.phone import PhoneInfo
+from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
 from edgenas.files import canonical_json, from_mapping
 
 _LONGEST_LINE_BYTES = 64 << 20
 # What the agent can refuse with, when it is not the device that fails but a check on it.
-_CHECKS = {"no_space", "hash_mismatch", "no_previous", "bad_model", "model_crashed", "out_of_memory"}
-_MISTAKES = {"bad_name", "unknown_model"}
+_CHECKS = {
+    "no_space", "hash_mismatch", "no_previous", "bad_model", "model_crashed", "out_of_memory", "bad_signature",
+    "replayed",
+}  # fmt: skip
+_MISTAKES = {"bad_name", "unknown_model", "bad_key", "unknown_key"}
+_FOR_SETUP = {"no_runtime", "no_cryptography"}
 _FIND_PYTHON = (
     'test -f "$1" && echo sent || echo missing; shift; for python in "$@"; do '
     '"$python" -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null && echo "$python" && exit 0; done; '
@@ -68,6 +73,7 @@ class DeviceInfo:
     numpy: str | None
     runtimes: tuple[RuntimeState, ...]
     accelerators: tuple[str, ...]  # seen, but not usable
+    cryptography: str | None = None  # its version, to check signatures with
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +90,7 @@ class DeviceInfo:
         return RuntimeState(package, None, "not installed")
 
 
-def shares_host(info: DeviceInfo) -> bool:
+def shares_host(info: DeviceInfo | PhoneInfo) -> bool:
     """Whether the device is this very machine (in a container too), so that the host's work disturbs it."""
     return info.boot_id is not None and info.boot_id == boot_id()
 
@@ -291,7 +297,8 @@ class Agent:
         with contextlib.suppress(DeviceError):
             last = [line.strip() for line in self._process.errors().strip().splitlines()[-3:]]
             why += f" Its last words: {' | '.join(last)}" if last else ""
-        return DeviceError(f"{self.device.name}: the agent ended while asked to {op}.{why}")
+        kind = UnreachableError if isinstance(cause, UnreachableError) else DeviceError
+        return kind(f"{self.device.name}: the agent ended while asked to {op}.{why}")
 
     def _nonsense(self, op: str, what: str) -> DeviceError:
         return DeviceError(f"{self.device.name}: the agent's answer to {op} makes no sense: {what}.")
@@ -300,10 +307,12 @@ class Agent:
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
             return self._nonsense(op, "neither a result nor an error")
         kind, text = error.get("kind"), f"{self.device.name}: {error['message'][:2000].rstrip('.')}."
+        if kind == "not_active":
+            return WentBackError(text)
         if kind in _CHECKS:
             return CheckFailedError(text)
         if kind in _MISTAKES:
             return InputError(text)
-        if kind == "no_runtime":
+        if kind in _FOR_SETUP:
             return DeviceError(f"{text} To install it: edgenas device setup {self.device.name}")
         return DeviceError(text)

@@ -17,6 +17,8 @@ from edgenas.errors import DeviceError
 
 _INSTALL_S = 1200
 _NEW_GLIBC = (2, 34)  # what LiteRT's aarch64 wheel and tflite-runtime 2.14's ARM wheels need, whatever their tags say
+# Welcome, not needed: load and temperature are read with the one, signatures are checked with the other.
+_EXTRAS = ("psutil", "cryptography")
 _PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 
@@ -33,7 +35,7 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
     with connect(device) as connection:
         info = inspect_agent(connection)
         state = info.runtime(device.runtime.package)
-        if state.version is None:
+        if state.version is None or (info.cryptography is None and not device.runtime.python):
             progress(f"{device.name}: {info.os}, {info.machine}, {info.libc}, Python {info.python}")
             wanted = requirements(device, info)
             python = _environment(connection, progress)
@@ -45,6 +47,8 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
                 f"{device.name}: {device.runtime.package} was installed, but does not run: {state.error}."
             )
         progress(f"{device.name}: {state.package} {state.version} works.")
+        if info.cryptography is None:
+            progress(f"{device.name}: cryptography is not there, so that it cannot check signatures.")
         return info
 
 
@@ -134,7 +138,8 @@ def _install(
         argv = [python, *_PIP, "install", "--retries", "1", "--timeout", "15", "--only-binary=:all:"]
         done = connection.run([*argv, *wanted], _INSTALL_S)
         if done.returncode == 0:
-            connection.run([*argv, "psutil"], _INSTALL_S)  # welcome, not needed
+            for extra in _EXTRAS:
+                connection.run([*argv, extra], _INSTALL_S)
             return
         refused = f"Its own pip said: {_last_lines(done)} "
         progress(f"{name}: its own pip could not install it; sending wheels from here")
@@ -145,7 +150,8 @@ def _install(
                 f"{name}: {' '.join(wanted)} could not be installed. {refused}"
                 f"The host's pip, fetching wheels for it, said: {_last_lines(downloaded)}"
             )
-        _download(Path(folder), ["psutil"], info)
+        for extra in _EXTRAS:
+            _download(Path(folder), [extra], info)
         _send_wheels(connection, python, Path(folder), wanted, progress)
 
 
@@ -185,7 +191,7 @@ def _send_wheels(
         for wheel in wheels:
             progress(f"{name}: sending {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB)")
             connection.put(wheel, f"{remote}/{wheel.name}")
-        wanted = wanted + (["psutil"] if any(wheel.name.startswith("psutil-") for wheel in wheels) else [])
+        wanted = wanted + [extra for extra in _EXTRAS if any(wheel.name.startswith(f"{extra}-") for wheel in wheels)]
         argv = [python, *_PIP, "install", "--no-index", "--find-links", remote, *wanted]
         done = connection.run(argv, _INSTALL_S)
         if done.returncode != 0:

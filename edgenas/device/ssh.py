@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import paramiko
 
-from edgenas.device.connection import Completed, Connection, Process, timed_out, whole_file
+from edgenas.device.connection import Completed, Connection, Process, Sent, not_told, timed_out, whole_file
 from edgenas.device.device import Device, fingerprint
 from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line, resolve
-from edgenas.errors import DeviceError, InputError
+from edgenas.errors import DeviceError, InputError, UnreachableError
 
 _PING_S = 4.0
 _SILENCE_S = 12.0
@@ -29,6 +30,13 @@ _PUT = (
     'mkdir -p -- "$(dirname -- "$1")" && cat > "$1.part" && [ "$(wc -c < "$1.part")" -eq "$2" ] && '
     'mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
 )
+# The same, going on where it was. Cut again (2), what came stays; without room or whatever else (1), nothing does.
+_RESUME = (
+    'mkdir -p -- "$(dirname -- "$1")" || exit 1; cat >> "$1.part" || { rm -f -- "$1.part"; exit 1; }; '
+    'have=$(wc -c < "$1.part") && [ "$have" -lt "$2" ] && exit 2; '
+    '[ "$have" -eq "$2" ] && mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
+)
+_SIZE = 'test -f "$1.part" && wc -c < "$1.part" || echo 0'
 
 
 class _Link:
@@ -59,10 +67,10 @@ class _Link:
         with self.border():
             return self._transport.open_session(timeout=15)
 
-    def lost(self, cause: object = "") -> DeviceError:
+    def lost(self, cause: object = "") -> UnreachableError:
         """The error to raise now that the link does not work."""
         reason = f"nothing heard for {_SILENCE_S:g} s" if self._silent else str(cause) or "the connection was closed"
-        return DeviceError(f"{self.device.name}: the link broke: {reason}. Try again when it is back.")
+        return UnreachableError(f"{self.device.name}: the link broke: {reason}. Try again when it is back.")
 
     @contextlib.contextmanager
     def border(self) -> Iterator[None]:
@@ -222,17 +230,31 @@ class SshConnection(Connection):
         code, stderr = self._finish(argv, timeout_s, iter([input or b""]), stdout.extend)
         return Completed(code, stdout.decode(errors="replace"), stderr)
 
-    def put(self, local: Path, remote: str, timeout_s: float = 600) -> None:
+    def put(
+        self, local: Path, remote: str, timeout_s: float = 600, *, resume: bool = False, sent: Sent = not_told
+    ) -> None:
         if not local.is_file():
             raise InputError(f"There is no file {local} to send.")
+        path, size = self.path(remote), local.stat().st_size
+        there = self._arrived(path, size) if resume else 0
         with local.open("rb") as file:
-            argv = ["sh", "-c", _PUT, "sh", self.path(remote), str(local.stat().st_size)]
-            pieces = iter(lambda: file.read(1 << 18), b"")
+            file.seek(there)
+            argv = ["sh", "-c", _RESUME if resume else _PUT, "sh", path, str(size)]
+            pieces = _told(file, there, size, sent)
             code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
         if code != 0:
             raise DeviceError(
                 f"{self.device.name}: {remote} could not be written: {_last(stderr) or 'the file came short'}."
             )
+
+    def _arrived(self, path: str, size: int) -> int:
+        """How much of a file an earlier call left there."""
+        done = self.run(["sh", "-c", _SIZE, "sh", path])
+        there = int(done.stdout) if done.stdout.strip().isdigit() else 0
+        if there <= size:
+            return there
+        self.run(["rm", "-f", "--", f"{path}.part"])
+        return 0
 
     def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
         with whole_file(local) as part:
@@ -277,6 +299,14 @@ class SshConnection(Connection):
             raise
         finally:
             process.close()
+
+
+def _told(file: BinaryIO, there: int, size: int, sent: Sent) -> Iterator[bytes]:
+    """The rest of a file in pieces, telling how far it is."""
+    while piece := file.read(1 << 18):
+        yield piece
+        there += len(piece)
+        sent(there, size)
 
 
 def _last(stderr: str) -> str:

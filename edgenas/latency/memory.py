@@ -34,7 +34,7 @@ def arena_kb(architectures: Sequence[Architecture], precision: str) -> Values:
 
 
 def model_kb(architectures: Sequence[Architecture], precision: str) -> Values:
-    """[N] size of the trained network's `.tflite` file, kB."""
+    """[N] size of the trained network's `.tflite` file as a bundle has it, with labels of some 7 letters, kB."""
     return np.array([_of_network(network, precision)[1] for network in architectures], dtype=float) / 1024
 
 
@@ -99,7 +99,7 @@ def _of_chains(layers: Sequence[Layer], index: npt.NDArray[np.integer], precisio
     activations = np.maximum(live.max(axis=1), _stacked(waiting, below, index < len(layers)))
     return (
         activations + records.sum(axis=1) + _MICRO_BYTES[precision]["network"],
-        file.sum(axis=1) + _FILE_BYTES[precision].network,
+        file.sum(axis=1) + _FILE_BYTES[precision].network + _METADATA_BYTES,
     )
 
 
@@ -260,11 +260,18 @@ _FILE_BYTES = {
 }
 
 
+# TFLite metadata, which every bundle's file has (edgenas.model.metadata): the tables and texts with the zip around the
+# labels, a label of middling length, and each tensor's place in the list of buffers, which is written anew.
+_METADATA_BYTES, _LABEL_BYTES, _BUFFER_BYTES = 1080, 8, 4
+
+
 def _file_bytes(layer: Layer, precision: str) -> int:
     part, kinds = _FILE_BYTES[precision], [operator.kind for operator in layer.operators]
     weights = sum(operator.weights for operator in layer.operators)
     biases = sum(operator.biases for operator in layer.operators)
     gates, separable = kinds.count("logistic"), kinds.count("depthwise_conv_2d")
+    labels = layer.block.classes if isinstance(layer.block, Dense) else 0
+    tensors = sum(3 if operator.weights else 1 for operator in layer.operators)
     return (
         _ELEMENT_BYTES[precision] * weights
         + (4 + part.channel) * biases
@@ -273,6 +280,8 @@ def _file_bytes(layer: Layer, precision: str) -> int:
         + part.gate * gates
         + part.add * kinds.count("add")
         + part.hardswish * kinds.count("hardswish")
+        + _LABEL_BYTES * labels
+        + _BUFFER_BYTES * tensors
     )
 
 

@@ -1,14 +1,18 @@
 """From a study's pick to a bundle, and from a bundle to a device."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, FinalTraining, Shipped, ship, train_bundle
+from edgenas.deploy.bundle import SUFFIX
+from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
+from edgenas.deploy.keys import SigningKey
 from edgenas.device import Device
 from edgenas.errors import InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.table import LatencyTable, table_names
+from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.latency.table.finding import find_table, mismatch
 from edgenas.model import Precision
 from edgenas.space import MobileSpace
@@ -21,11 +25,13 @@ def train(
     *,
     samples: bool = True,
     epochs: int | None = None,
+    key: SigningKey | None = None,
     precision: Precision | None = None,
     allow: Sequence[str] = (),
+    with_float32: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
-    """Train the point of a study's front that is picked, and write its bundle below the study.
+    """Train the point of a study's front that is picked, and write its bundle below the study, as a folder and packed.
 
     The same call after a break goes on from the last whole epoch; when the bundle is there already it is given back.
 
@@ -34,6 +40,8 @@ def train(
         pick: "best", "knee" or a point's id.
         samples: whether acceptance images go into the bundle.
         epochs: passes over the data; the study's own number if None.
+        key: signs the bundle.
+        with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
         precision: another one than the study's; its latency is predicted where a table for it is there.
         allow: names of gates that may fail; the manifest says so.
         progress: called with what is done, how much of how much.
@@ -47,8 +55,12 @@ def train(
     point = prepared.study.front.pick(pick)
     name = point.id if precision in (None, settings.precision) else f"{point.id}-{precision}"
     folder = prepared.study.folder / "bundles" / name
+    packed = folder.with_name(folder.name + SUFFIX)
     if (folder / "manifest.json").is_file():
-        return Bundle.load(folder)
+        bundle = Bundle.load(folder)
+        if not packed.is_file():
+            bundle.pack(packed)
+        return bundle
     table_name, table = _table_of(prepared, precision or settings.precision)
     limits = {n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")}
     request = FinalTraining(
@@ -67,9 +79,13 @@ def train(
         table_name=table_name,
         limits=limits,
         samples=samples,
+        key=key,
+        with_float32=with_float32,
         allow=tuple(allow),
     )
-    return train_bundle(request, ledger=prepared.study.ledger, progress=progress)
+    bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
+    bundle.pack(packed)
+    return bundle
 
 
 def _table_of(prepared: Prepared, precision: Precision) -> tuple[str | None, LatencyTable | None]:
@@ -85,34 +101,65 @@ def _table_of(prepared: Prepared, precision: Precision) -> tuple[str | None, Lat
 
 
 def ship_bundle(
-    folder: Path,
+    path: Path,
     device: str,
     name: str,
     *,
     table: str | None = None,
+    precision: str | None = None,
+    keep: int = 2,
+    to_app: str | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
-    """Ship a bundle by its folder to a device by its name.
+    """Ship a bundle, a folder or a `.edgenas` file, to a device by its name.
 
     Args:
-        table: the latency table to hold the device to; by default the bundle's own where it is of this device.
+        table: the latency table to hold the device to; by default the bundle's own where it is of this device, or one
+            of the device that fits where there is just one.
+        precision: which of the bundle's models; None: the one it was made for.
+        to_app: of a phone: a debuggable app's package, whose own files the model goes into.
     """
-    bundle = Bundle.load(folder)
+    bundle = Bundle.load(path)
     target = Device.load(device)
-    return ship(bundle, target, name, table=_table(bundle, target, table), dry_run=dry_run, progress=progress)
+    used = _own_table(bundle, target, precision) if table is None else _named_table(bundle, target, table, precision)
+    return ship(
+        bundle, target, name, table=used, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
+        progress=progress,
+    )  # fmt: skip
 
 
-def _table(bundle: Bundle, device: Device, name: str | None) -> LatencyTable | None:
-    used = bundle.manifest.table
-    if name is None:
-        if used is None or used.name not in table_names():
-            return None
-        table = LatencyTable.load(used.name)
-        fits = mismatch(table, device, bundle.manifest.precision, table.identity.threads) is None
-        return table if fits else None
+def ship_to_fleet(
+    path: Path, pattern: str, name: str, rollout: Rollout, told: Callable[[Outcome], None] = lambda outcome: None
+) -> list[Outcome]:
+    """Ship a bundle to all devices whose names match a pattern such as "pi-*"; see `ship_to_all`.
+
+    Each is held to its own latency table where there is one that fits: the bundle's, or one of the same settings.
+    """
+    bundle = Bundle.load(path)
+    return ship_to_all(
+        bundle, chosen(pattern), name, rollout, table_of=lambda device: _own_table(bundle, device), told=told
+    )
+
+
+def _own_table(bundle: Bundle, device: Device, precision: str | None = None) -> LatencyTable | None:
+    """The table of a device that knows the bundle's network: the one that it rests on, or else the only one."""
+    precision, used = precision or bundle.manifest.precision, bundle.manifest.table
+    found = {}
+    for name in table_names():
+        table = LatencyTable.load(name)
+        if mismatch(table, device, precision, table.identity.threads) is None:
+            with contextlib.suppress(MissingLayersError):
+                table.estimate_ms([bundle.architecture])
+                found[name] = table
+    if used is not None and used.name in found:
+        return found[used.name]
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _named_table(bundle: Bundle, device: Device, name: str, precision: str | None) -> LatencyTable:
     table = LatencyTable.load(name)
-    why = mismatch(table, device, bundle.manifest.precision, table.identity.threads)
+    why = mismatch(table, device, precision or bundle.manifest.precision, table.identity.threads)
     if why is not None:
         raise InputError(f"The latency table {name!r} does not fit: {why}.")
     return table

@@ -155,3 +155,14 @@ def test_devices_come_and_go(tmp_path: Path):
 def test_a_password_never_gets_into_a_file(tmp_path: Path):
     refused(2, "password", "device", "add", "pi", "ssh://pi:hunter2@10.0.0.2", cwd=tmp_path)
     assert not (tmp_path / "devices").exists()
+
+
+def test_a_phone_needs_its_benchmark_model(tmp_path: Path):
+    refused(2, "--benchmark-model PATH", "device", "add", "phone", "adb:39111F", cwd=tmp_path)
+    refused(2, "for phones", "device", "add", "pi", "ssh://pi", "--delegate", "gpu", cwd=tmp_path)
+    refused(2, "expected benchmark-model", "device", "add", "phone", "adb:39111F", "--runtime", "tflite-runtime",
+            "--benchmark-model", "x", cwd=tmp_path)  # fmt: skip
+    added = edgenas("device", "add", "phone", "adb:39111F", "--benchmark-model", "x", "--json", cwd=tmp_path)
+    assert added.returncode == 0, added.stderr
+    text = (tmp_path / "devices" / "phone.toml").read_text()
+    assert all(line in text for line in ('folder = "edgenas"', 'benchmark_model = "x"', 'delegate = "xnnpack"'))

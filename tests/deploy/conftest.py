@@ -1,6 +1,7 @@
 """A small trained bundle, a big untrained one, a table, and devices; made once a session."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from edgenas.architecture import Architecture
 from edgenas.deploy import Bundle, FinalTraining, Samples, train_bundle
+from edgenas.deploy.keys import SigningKey, create_key
 from edgenas.deploy.manifest import Network
 from edgenas.device import Device, Runtime, connect
 from edgenas.evaluation.data import Dataset, load_dataset, split
@@ -69,11 +71,14 @@ def bundle(study: Path, final: Callable[..., FinalTraining]) -> Bundle:
 
 @pytest.fixture(scope="session")
 def rewritten() -> Callable[..., Bundle]:
-    """The same files as another bundle, its manifest changed."""
+    """The same files as a newer bundle, its manifest changed; signed by `key`."""
+    numbers = itertools.count(1)
 
-    def rewrite(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
-        manifest = dataclasses.replace(bundle.manifest, **changes)
-        return Bundle.write(folder / "b2", manifest, bundle.model_path.read_bytes(), bundle.labels, bundle.samples)
+    def rewrite(bundle: Bundle, folder: Path, key: SigningKey | None = None, **changes: Any) -> Bundle:
+        number = next(numbers)
+        manifest = dataclasses.replace(bundle.manifest, **{"release": bundle.manifest.release + number, **changes})
+        content, at = bundle.model_path.read_bytes(), folder / f"again-{number}"
+        return Bundle.write(at, manifest, content, bundle.labels, bundle.samples, key)
 
     return rewrite
 
@@ -86,7 +91,8 @@ def big_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Bund
     images = bundle.samples.images
     samples = Samples(images, bundle.samples.labels, run_tflite(content, images))
     network = Network(str(BIG), BIG.id, BIG.classes)
-    manifest = dataclasses.replace(bundle.manifest, architecture=network, precision="float32")
+    release = bundle.manifest.release + 1_000_000
+    manifest = dataclasses.replace(bundle.manifest, architecture=network, precision="float32", release=release)
     return Bundle.write(tmp_path_factory.mktemp("big") / "b1", manifest, content, bundle.labels, samples)
 
 
@@ -111,6 +117,18 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     if request.param == "local":
         return Device("here", "local:", folder=str(tmp_path / "work"))
     return on_board(request.getfixturevalue("board"), tmp_path / "work")
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SigningKey]:
+    """New signing keys by name, in a configuration of the test's own."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+    def make(name: str = "default") -> SigningKey:
+        create_key(name)
+        return SigningKey.load(name)
+
+    return make
 
 
 @pytest.fixture

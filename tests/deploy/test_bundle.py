@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle
+from edgenas.deploy.bundle import sign
+from edgenas.deploy.keys import SigningKey
 from edgenas.errors import CheckFailedError, InputError
 
 
@@ -53,7 +56,7 @@ def test_a_changed_manifest_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.update(format=9), "has format 9, expected 2"),
+        (lambda content: content.update(format=9), "has format 9, expected 3"),
         (lambda content: content.update(epoch=1), "unknown key 'epoch'.*'epochs'"),
         (lambda content: content.pop("recipe"), "'recipe' is missing"),
         (lambda content: content["files"].update({"../x": "0"}), "expected the files"),
@@ -74,3 +77,43 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         Bundle.load(tmp_path)
+
+
+def test_packed_it_is_the_same_bundle(
+    bundle: Bundle, tmp_path: Path, keys: Callable[..., SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "b"))
+    packed = Bundle.load(folder).pack(tmp_path / "b.edgenas")
+    assert packed.read_bytes() == Bundle.load(folder).pack(tmp_path / "c.edgenas").read_bytes()
+    loaded = Bundle.load(packed)
+    assert loaded.manifest == bundle.manifest
+    assert loaded.model_path.read_bytes() == bundle.model_path.read_bytes()
+    assert Bundle.load(packed).folder == loaded.folder, "unpacked once"
+    signed = sign(folder, keys())
+    assert signed.manifest.release > bundle.manifest.release
+    assert signed.signed_by is not None
+    assert Bundle.load(packed).signed_by == signed.signed_by, "the packed one beside it follows"
+    again = sign(packed, SigningKey.load())
+    assert again.manifest.release > signed.manifest.release
+    with pytest.raises(InputError, match=r"is called NAME\.edgenas"):
+        signed.pack(tmp_path / "b.zip")
+
+
+def test_a_packed_file_that_is_no_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "b.edgenas"
+    path.write_text("no zip")
+    with pytest.raises(InputError, match="cannot be read"):
+        Bundle.load(path)
+    for name in ("../model.tflite", "/etc/passwd", "more.txt"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, "x")
+        with pytest.raises(InputError, match="it holds"):
+            Bundle.load(path)
+    assert not (tmp_path / ".edgenas" / "model.tflite").exists()
+    monkeypatch.setattr("edgenas.deploy.bundle.LARGEST_BYTES", 1 << 20)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.tflite", bytes((1 << 20) + 1))
+    with pytest.raises(InputError, match="unpacks to more than 1 MB"):
+        Bundle.load(path)

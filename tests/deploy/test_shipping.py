@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import edgenas.files as files
-from edgenas.deploy import Bundle, Samples, deployed, rollback, ship
+from edgenas.deploy import Bundle, Samples, deployed, rollback, ship, verify
 from edgenas.device import Device, Limits
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, InputError, UnreachableError
 from edgenas.latency.table import LatencyTable
+from edgenas.model import build_model, convert, run_tflite
 from tests.board import Board, Proxy
-from tests.deploy.conftest import on_board
+from tests.deploy.conftest import SMALL, on_board
 
 Rewritten = Callable[..., Bundle]
 TableOf = Callable[..., LatencyTable]
@@ -32,44 +33,61 @@ def live(device: Device) -> int | None:
 
 
 def nothing_left_over(device: Device, name: str = "digits") -> bool:
-    return not list((models(device) / name).glob(".staging-*"))
+    """No staging, and no file in the store that no release holds."""
+    blobs = Path(device.folder, "blobs")
+    loose = [path for path in blobs.iterdir() if path.stat().st_nlink == 1] if blobs.is_dir() else []
+    return not loose and not list((models(device) / name).glob(".staging-*"))
 
 
-def test_from_a_bundle_to_a_live_model_and_back(device: Device, bundle: Bundle, table_of: TableOf) -> None:
+def test_from_a_bundle_to_a_live_model_and_back(
+    device: Device, bundle: Bundle, rewritten: Rewritten, table_of: TableOf, tmp_path: Path
+) -> None:
     first = ship(bundle, device, "digits")
-    assert (first.active, first.previous, first.dry_run) == (1, None, False)
+    one = bundle.manifest.release
+    assert (first.active, first.previous, first.dry_run) == (one, None, False)
     assert first.agreement_on_device == 1.0, "the same runtime on the same processor"
     assert first.largest_difference == 0
     assert 0 < first.latency_ms["median"] <= first.latency_ms["p90"]
     assert (first.promise, first.promise_kept) == ("unbacked", None)
     released = models(device) / "digits" / "current"
     assert sorted(path.name for path in released.iterdir()) == ["labels.txt", "manifest.json", "model.tflite"]
+    assert nothing_left_over(device)
     assert files.sha256(released / "model.tflite") == bundle.manifest.files["model.tflite"]
 
-    second = ship(bundle, device, "digits", table=table_of(device, 1e6))
-    assert (second.active, second.previous) == (2, 1)
+    again = rewritten(bundle, tmp_path)
+    two = again.manifest.release
+    second = ship(again, device, "digits", table=table_of(device, 1e6))
+    assert (second.active, second.previous) == (two, one)
     assert (second.promise, second.promise_kept) == ("kept", True)
     assert second.normalised_ms == pytest.approx(0.01, rel=0.5), "the reference is the same network: 10 us"
     assert second.predicted_ms == pytest.approx(1000)
     assert [(check.name, check.passed) for check in second.checks] == [
-        ("hashes", True), ("agreement", True), ("promise", True)
+        ("hashes", True), ("signature", None), ("agreement", True), ("promise", True)
     ]  # fmt: skip
 
     found = deployed(device)[0]
-    assert (found.name, found.release, found.previous) == ("digits", 2, 1)
+    assert (found.name, found.release, found.previous) == ("digits", two, one)
     assert found.record is not None
     assert found.record["test_accuracy"] == bundle.manifest.accuracy.test
     back = rollback(device, "digits")
-    assert (back.active, back.previous) == (1, 2)
-    assert live(device) == 1
+    assert (back.active, back.previous) == (one, two)
+    assert live(device) == one
     with pytest.raises(CheckFailedError, match="no earlier release"):
         rollback(device, "digits")
+    assert rollback(device, "digits", to=two).active == two
+    checked = verify(device, "digits", bundle=again)
+    assert (checked.release, checked.agreement_on_device, checked.signed_by) == (two, 1.0, None)
+    assert checked.latency_ms is not None and checked.latency_ms["median"] > 0
+    assert checked.latency_ms_when_shipped == second.latency_ms
+    with pytest.raises(CheckFailedError, match=f"live is release {two} of 'digits', and the bundle .* is another one"):
+        verify(device, "digits", bundle=bundle, measure=False)
     assert files.as_mapping(second)["latency_ms"] == second.latency_ms, "it can be written as JSON"
 
 
 def test_a_promise_that_is_not_kept_is_said(local: Device, bundle: Bundle, table_of: TableOf) -> None:
     shipped = ship(bundle, local, "digits", table=table_of(local, 0.01))
-    assert (shipped.active, shipped.promise, shipped.promise_kept) == (1, "broken", False)
+    assert (shipped.promise, shipped.promise_kept) == ("broken", False)
+    assert shipped.active == bundle.manifest.release
 
 
 @pytest.mark.parametrize(
@@ -109,19 +127,54 @@ def test_a_table_of_another_precision_or_device_is_refused(local: Device, bundle
         ship(bundle, local, "digits", table=table_of(local, 1.0, device="other"))
 
 
-def test_a_dry_run_changes_nothing(local: Device, bundle: Bundle) -> None:
-    ship(bundle, local, "digits")
+def test_a_dry_run_changes_nothing(local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
     shipped = ship(bundle, local, "digits", dry_run=True)
-    assert (shipped.active, shipped.previous, shipped.dry_run) == (1, 1, True)
+    assert (shipped.active, shipped.previous, shipped.dry_run) == (None, None, True)
+    assert not (models(local) / "digits").exists()
+    one = bundle.manifest.release
+    ship(bundle, local, "digits")
+    shipped = ship(rewritten(bundle, tmp_path), local, "digits", dry_run=True)
+    assert (shipped.active, shipped.previous, shipped.dry_run) == (one, one, True)
     assert shipped.agreement_on_device == 1.0
-    assert live(local) == 1
+    assert live(local) == one
+
+
+def test_the_same_bundle_once_more_is_checked_and_nothing_else(local: Device, bundle: Bundle) -> None:
+    ship(bundle, local, "digits")
+    again = ship(bundle, local, "digits")
+    assert (again.active, again.previous) == (bundle.manifest.release, bundle.manifest.release)
+    assert again.agreement_on_device == 1.0
+    assert len((models(local) / "digits" / "history.jsonl").read_text().splitlines()) == 1
     assert nothing_left_over(local)
+
+
+def test_a_bundle_of_two_precisions(local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    assert bundle.samples is not None
+    content = convert(build_model(SMALL), "float32")
+    outputs = run_tflite(content, bundle.samples.images)
+    both = Bundle.write(
+        tmp_path / "both",
+        rewritten(bundle, tmp_path).manifest,
+        bundle.model_path.read_bytes(),
+        bundle.labels,
+        dataclasses.replace(bundle.samples, float_outputs=outputs),
+        float_model=content,
+    )
+    assert both.precisions == ("int8", "float32")
+    shipped = ship(both, local, "digits", precision="float32")
+    assert shipped.agreement_on_device == 1.0
+    assert (models(local) / "digits" / "current" / "model.tflite").read_bytes() == content
+    assert verify(local, "digits", bundle=both, measure=False).agreement_on_device == 1.0
+    record = deployed(local)[0].record
+    assert record is not None and record["precision"] == "float32"
+    with pytest.raises(InputError, match="has no float32 model, only int8"):
+        ship(bundle, local, "digits", precision="float32")
 
 
 def test_private_samples_stay_out(local: Device, bundle: Bundle, tmp_path: Path) -> None:
     private = Bundle.write(tmp_path / "b", bundle.manifest, bundle.model_path.read_bytes(), bundle.labels, None)
     shipped = ship(private, local, "digits")
-    assert (shipped.active, shipped.agreement_on_device) == (1, None)
+    assert (shipped.active, shipped.agreement_on_device) == (bundle.manifest.release, None)
     assert next(check for check in shipped.checks if check.name == "agreement").passed is None
 
 
@@ -143,37 +196,43 @@ def test_a_hash_that_does_not_match_is_refused(
     device: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
 ) -> None:
     ship(bundle, device, "digits")
+    one = bundle.manifest.release
     torn = rewritten(bundle, tmp_path)
     content = bytearray(torn.model_path.read_bytes())
     content[len(content) // 2] ^= 1
     torn.model_path.write_bytes(content)
-    with pytest.raises(CheckFailedError, match=r"model\.tflite: expected sha256.*still live: release 1 of 'digits'"):
+    with pytest.raises(
+        CheckFailedError, match=rf"model\.tflite: expected sha256.*still live: release {one} of 'digits'"
+    ):
         ship(torn, device, "digits")
-    assert live(device) == 1
+    assert live(device) == one
     assert nothing_left_over(device)
 
 
-def test_other_answers_than_the_hosts_are_refused(local: Device, bundle: Bundle, tmp_path: Path) -> None:
+def test_other_answers_than_the_hosts_are_refused(
+    local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
     ship(bundle, local, "digits")
     assert bundle.samples is not None
     wrong = Samples(bundle.samples.images, bundle.samples.labels, 255 - bundle.samples.outputs)
-    content = bundle.model_path.read_bytes()
-    other = Bundle.write(tmp_path / "b", bundle.manifest, content, bundle.labels, wrong)
+    content, manifest = bundle.model_path.read_bytes(), rewritten(bundle, tmp_path).manifest
+    other = Bundle.write(tmp_path / "b", manifest, content, bundle.labels, wrong)
     with pytest.raises(
         CheckFailedError, match=r"same class as on the host on .* at least 98%.*old model is still live"
     ):
         ship(other, local, "digits")
-    assert live(local) == 1
+    assert live(local) == bundle.manifest.release
     assert nothing_left_over(local)
 
 
 def test_slower_than_its_limit_is_refused(device: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
     ship(bundle, device, "digits")
     limited = rewritten(bundle, tmp_path, limits={"max_latency_ms": 1e-6})
-    words = r"slower than its limit: .* ms measured, at most 1e-06 ms allowed.*still live: release 1"
+    one = bundle.manifest.release
+    words = rf"slower than its limit: .* ms measured \(.* to .*\), at most 1e-06 ms allowed.*still live: release {one}"
     with pytest.raises(CheckFailedError, match=words):
         ship(limited, device, "digits")
-    assert live(device) == 1
+    assert live(device) == one
     assert nothing_left_over(device)
 
 
@@ -198,27 +257,36 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_no_room_is_refused(small_disk: Path, bundle: Bundle, big_bundle: Bundle) -> None:
     device = Device("here", "local:", folder=str(small_disk / "work"))
     ship(bundle, device, "digits")
-    with pytest.raises(CheckFailedError, match=r"needs 1\.\d MB and 1 MB to spare.*\d MB free.*still live: release 1"):
+    one = bundle.manifest.release
+    words = rf"1\.\d MB are needed and 1 MB to spare.*\d MB free.*still live: release {one}"
+    with pytest.raises(CheckFailedError, match=words):
         ship(big_bundle, device, "digits")
-    assert live(device) == 1
+    assert live(device) == one
     assert nothing_left_over(device)
 
 
-def test_a_link_cut_in_mid_upload_leaves_the_old_model(
+def test_a_link_cut_in_mid_upload_leaves_the_old_model_and_the_upload_goes_on(
     board: Board, bundle: Bundle, big_bundle: Bundle, tmp_path: Path
 ) -> None:
     direct = on_board(board, tmp_path / "work")
     ship(bundle, direct, "digits")
-    sent = []
+    one, sha = bundle.manifest.release, big_bundle.manifest.files["model.tflite"]
     with Proxy(board.port) as proxy:
-        proxy.cut_after = 200_000  # the agent is there already: this is within the model's 1.2 MB
-        with pytest.raises(DeviceError, match=r"the link broke.*The old model is still live: release 1 of 'digits'"):
-            through = on_board(board, tmp_path / "work", proxy.port)
-            ship(big_bundle, through, "digits", progress=lambda what, done, of: sent.append((what, done)))
-    assert sent == [("sending", 0)]
-    assert live(direct) == 1
-    shipped = ship(big_bundle, direct, "digits")
-    assert (shipped.active, shipped.previous) == (2, 1)
+        proxy.cut_after = 600_000  # the agent is there already: this is within the model's 1.2 MB
+        proxy.pause_s = 0.01
+        words = f"the link broke.*The old model is still live: release {one} of 'digits'"
+        with pytest.raises(UnreachableError, match=words):
+            ship(big_bundle, on_board(board, tmp_path / "work", proxy.port), "digits")
+    assert live(direct) == one
+    part = tmp_path / "work" / "blobs" / f"{sha}.part"
+    arrived = part.stat().st_size
+    assert 0 < arrived < big_bundle.model_path.stat().st_size
+    sent: list[int] = []
+    shipped = ship(
+        big_bundle, direct, "digits", progress=lambda what, done, of: sent.append(done) if "model" in what else None
+    )
+    assert (shipped.active, shipped.previous) == (big_bundle.manifest.release, one)
+    assert min(done for done in sent if done) > arrived, "what had arrived is not sent again"
     assert nothing_left_over(direct)
 
 

@@ -36,12 +36,19 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
         yield board
 
 
+def reach(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    """This machine as a device of a kind, with a work folder of the test's own."""
+    folder = str(tmp_path / "work")
+    if kind == "local":
+        return Device("here", "local:", folder=folder)
+    made: Device = request.getfixturevalue("board" if kind == "ssh" else "phone").device(folder=folder)
+    return made
+
+
 @pytest.fixture(params=["local", "ssh"])
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
-    """The same device, reached in each way, with a work folder of the test's own."""
-    if request.param == "local":
-        return Device("here", "local:", folder=str(tmp_path / "work"))
-    return request.getfixturevalue("board").device(folder=str(tmp_path / "work"))
+    """The same device, reached in each way that an agent can be started in."""
+    return reach(request.param, request, tmp_path)
 
 
 @pytest.fixture

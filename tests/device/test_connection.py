@@ -9,8 +9,15 @@ import pytest
 from edgenas.device import Connection, Device, connect
 from edgenas.errors import DeviceError, InputError
 from tests.board import Board, Proxy
+from tests.device.conftest import reach
 
 ODD = ["a b", "$(id)", "`id`", "x'y\"z", "new\nline", "*", "~", "$HOME", "\\", "", "-n", "é", "; exit 7", "a#b"]
+
+
+@pytest.fixture(params=["local", "ssh", "adb"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
+    """The same device, reached in each way."""
+    return reach(request.param, request, tmp_path)
 
 
 def test_arguments_arrive_as_they_are(connection: Connection):
@@ -63,6 +70,21 @@ def test_files_go_there_and_back(connection: Connection, tmp_path: Path):
         connection.get(remote, back)
         assert back.read_bytes() == content
     assert [path.name for path in Path(remote).parent.iterdir()] == ["it's"], "no part is left"
+
+
+def test_a_file_that_goes_on_where_it_was_is_the_same_file(connection: Connection, tmp_path: Path):
+    source, remote = tmp_path / "source", tmp_path / "there" / "content"
+    content = os.urandom(700_001)
+    source.write_bytes(content)
+    told: list[tuple[int, int]] = []
+    for beginning in (None, content[:300_000], content, content + b"longer than it can be"):
+        if beginning is not None:
+            remote.unlink()
+            remote.with_name("content.part").write_bytes(beginning)
+        connection.put(source, str(remote), resume=True, sent=lambda done, total: told.append((done, total)))
+        assert remote.read_bytes() == content
+        assert [path.name for path in remote.parent.iterdir()] == ["content"], "no part is left"
+    assert all(0 < done <= total == len(content) for done, total in told)
 
 
 def test_files_that_are_not_there(connection: Connection, tmp_path: Path):

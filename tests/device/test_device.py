@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.device import Device, Limits, Runtime, device_names, fingerprint, list_devices, parse_url, remove
-from edgenas.errors import DeviceError, InputError
+from edgenas.device import (
+    Device,
+    Limits,
+    Runtime,
+    device_names,
+    fingerprint,
+    list_devices,
+    parse_url,
+    phone_delegate,
+    remove,
+)
+from edgenas.errors import InputError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 PRINT = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"  # as ssh-keygen -lf prints GitHub's key
@@ -109,11 +119,42 @@ def test_fingerprint_is_openssh_s():
     assert fingerprint(KEY) == PRINT
 
 
-def test_adb_is_for_later():
-    from edgenas.device import connect
+TOOL = "~/benchmark_model"
 
-    with pytest.raises(DeviceError, match="adb come later"):
-        connect(Device("phone", "adb:123"))
+
+def test_a_phone_is_saved_and_loaded_again():
+    phone = Device("phone", "adb:39111F", runtime=Runtime("benchmark-model", benchmark_model=TOOL, delegate="gpu"))
+    phone.save()
+    assert Device.load("phone") == phone
+    assert phone_delegate(phone) == "GPU"
+    plain = Device("phone", "adb:39111F", runtime=Runtime("benchmark-model", benchmark_model=TOOL))
+    assert phone_delegate(plain) == "XNNPACK"
+    assert phone_delegate(Device("pi", "ssh://pi")) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "runtime", "words"),
+    [
+        ("adb:1", Runtime(), "package is ai-edge-litert; expected benchmark-model"),
+        ("adb:1", Runtime("benchmark-model"), "benchmark_model is None.*--benchmark-model PATH"),
+        ("adb:1", Runtime("benchmark-model", benchmark_model="a\nb"), "benchmark_model is 'a.*expected the path"),
+        ("adb:1", Runtime("benchmark-model", "python3", benchmark_model=TOOL), "a phone has none"),
+        ("ssh://pi", Runtime("benchmark-model", benchmark_model=TOOL), "expected ai-edge-litert or tflite-runtime"),
+        ("ssh://pi", Runtime(benchmark_model=TOOL), "for phones"),
+        ("local:", Runtime(delegate="gpu"), "for phones"),
+    ],
+)
+def test_a_phone_runs_benchmark_model_and_nothing_else_does(url: str, runtime: Runtime, words: str):
+    with pytest.raises(InputError, match=words):
+        Device("phone", url, runtime=runtime)
+
+
+def test_an_unknown_delegate_is_refused(project: Path):
+    (project / "devices").mkdir()
+    text = 'url = "adb:1"\n[runtime]\npackage = "benchmark-model"\nbenchmark_model = "x"\ndelegate = "hexagon"\n'
+    (project / "devices" / "phone.toml").write_text(text)
+    with pytest.raises(InputError, match=r"expected one of .*xnnpack.*received 'hexagon'"):
+        Device.load("phone")
 
 
 def test_importing_the_room_imports_no_ssh_library():

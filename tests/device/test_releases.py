@@ -1,8 +1,10 @@
-"""Releases on the device: staged, verified, switched, taken back."""
+"""Releases on the device: sent by content, staged, verified, switched to, taken back."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,112 +18,201 @@ def agent(connection: Connection) -> Iterator[Agent]:
         yield agent
 
 
-def _ship(agent: Agent, connection: Connection, tmp_path: Path, content: str, name: str = "net") -> int:
-    local = tmp_path / "model.tflite"
-    local.write_text(content)
-    staging = agent.call("stage", name=name, bytes_needed=len(content))["staging"]
-    connection.put(local, f"{staging}/model.tflite")
-    hashes = {"model.tflite": hashlib.sha256(content.encode()).hexdigest()}
-    assert agent.call("verify_staged", staging=staging, hashes=hashes) == {"files": 1}
-    return agent.call("activate", name=name, staging=staging, record={"of": content})["release"]
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _live(connection: Connection) -> str:
+def files_of(release: int, model: str, **changes: bytes) -> dict[str, bytes]:
+    """What a release consists of."""
+    content = {"model.tflite": model.encode(), "labels.txt": b"a\nb\n"}
+    manifest = {"release": release, "files": {name: digest(data) for name, data in content.items()}}
+    return content | {"manifest.json": json.dumps(manifest).encode()} | changes
+
+
+def send(agent: Agent, connection: Connection, tmp_path: Path, name: str, release: int, files: dict[str, bytes]) -> Any:
+    sizes = {file: {"sha256": digest(data), "size_bytes": len(data)} for file, data in files.items()}
+    wanted = agent.call("prepare", name=name, release=release, files=sizes)
+    for data in files.values():
+        if digest(data) in wanted["lacking"]:
+            (tmp_path / "file").write_bytes(data)
+            connection.put(tmp_path / "file", f"{wanted['folder']}/{digest(data)}", resume=True)
+    return agent.call("stage", name=name, release=release, files={file: digest(data) for file, data in files.items()})
+
+
+def ship(agent: Agent, connection: Connection, tmp_path: Path, release: int, model: str, name: str = "net") -> int:
+    staged = send(agent, connection, tmp_path, name, release, files_of(release, model))
+    answer = agent.call("activate", name=name, release=release, folder=staged["folder"], record={"of": model})
+    return int(answer["release"])
+
+
+def live(connection: Connection) -> str:
     return Path(connection.folder, "models/net/current/model.tflite").read_text()
 
 
-def _kept(connection: Connection) -> list[str]:
+def kept(connection: Connection) -> list[str]:
     return sorted(path.name for path in Path(connection.folder, "models/net/releases").iterdir())
+
+
+def blobs(connection: Connection) -> set[str]:
+    return {path.name for path in Path(connection.folder, "blobs").iterdir()}
 
 
 def test_releases_go_live_and_back(agent: Agent, connection: Connection, tmp_path: Path):
     assert agent.call("deployed") == []
-    assert _ship(agent, connection, tmp_path, "one") == 1
+    assert ship(agent, connection, tmp_path, 10, "one") == 10
     with pytest.raises(CheckFailedError, match="no earlier release"):
         agent.call("rollback", name="net")
-    assert _ship(agent, connection, tmp_path, "two") == 2
-    assert _ship(agent, connection, tmp_path, "three") == 3
-    assert _live(connection) == "three"
-    assert _kept(connection) == ["2", "3"], "the live one and the one before"
+    assert ship(agent, connection, tmp_path, 20, "two") == 20
+    assert ship(agent, connection, tmp_path, 30, "three") == 30
+    assert live(connection) == "three"
+    assert kept(connection) == ["20", "30"], "the live one and the one before"
+    assert digest(b"one") not in blobs(connection), "what no release holds goes"
     (shown,) = agent.call("deployed")
-    assert (shown["name"], shown["release"], shown["previous"], shown["record"]) == ("net", 3, 2, {"of": "three"})
+    assert (shown["name"], shown["release"], shown["previous"], shown["record"]) == ("net", 30, 20, {"of": "three"})
     assert shown["since"].endswith("Z")
-    assert agent.call("rollback", name="net") == {"release": 2, "from": 3}
-    assert _live(connection) == "two"
+    assert agent.call("rollback", name="net") == {"release": 20, "from": 30}
+    assert live(connection) == "two"
     with pytest.raises(CheckFailedError, match="no earlier release"):
         agent.call("rollback", name="net")
-    assert _ship(agent, connection, tmp_path, "four") == 4, "a number is never used twice"
-    assert agent.call("deployed")[0]["previous"] == 2
-    assert agent.call("rollback", name="net")["release"] == 2
-    assert _live(connection) == "two"
+    assert ship(agent, connection, tmp_path, 40, "four") == 40
+    assert agent.call("deployed")[0]["previous"] == 20
+    assert agent.call("rollback", name="net")["release"] == 20
+    assert live(connection) == "two"
+
+
+def test_an_older_release_is_a_replay_unless_rollback_asks_for_it(agent: Agent, connection: Connection, tmp_path: Path):
+    for release in (10, 20, 30):
+        ship(agent, connection, tmp_path, release, f"of {release}")
+    with pytest.raises(CheckFailedError, match="release 20 of net is older than release 30, which this device has had"):
+        ship(agent, connection, tmp_path, 20, "of 20")
+    with pytest.raises(CheckFailedError, match="release 10 of net is not kept on this device; it has 20, 30"):
+        agent.call("rollback", name="net", to=10)
+    assert agent.call("rollback", name="net", to=20) == {"release": 20, "from": 30}
+    with pytest.raises(CheckFailedError, match="release 25 of net is older than release 30"):
+        ship(agent, connection, tmp_path, 25, "of 25")
+    assert live(connection) == "of 20"
+    assert ship(agent, connection, tmp_path, 30, "of 30") == 30, "the newest one it had is no replay"
+    for bad in (0, -1, 10**18, True, "7", None):
+        with pytest.raises(InputError, match="is no number for a release"):
+            agent.call("prepare", name="net", release=bad, files={})
+
+
+def test_what_is_there_is_not_sent_again_and_is_checked(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    second = files_of(20, "one")
+    sizes = {file: {"sha256": digest(data), "size_bytes": len(data)} for file, data in second.items()}
+    wanted = agent.call("prepare", name="net", release=20, files=sizes)
+    assert wanted["lacking"] == [digest(second["manifest.json"])], "model and labels are the live release's"
+    Path(connection.folder, "models/net/current/model.tflite").write_text("eno")
+    wanted = agent.call("prepare", name="net", release=20, files=sizes)
+    assert digest(b"one") in wanted["lacking"], "what the disk lost is sent again"
+    assert ship(agent, connection, tmp_path, 20, "one") == 20
+    assert live(connection) == "one"
+    with pytest.raises(CheckFailedError, match=f"model.tflite: expected sha256 {digest(b'one')}, received"):
+        agent.call("rollback", name="net")
+    assert live(connection) == "one", "a damaged release is not gone back to"
+
+
+def test_the_same_release_once_more_changes_nothing(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    history = Path(connection.folder, "models/net/history.jsonl").read_text()
+    assert ship(agent, connection, tmp_path, 10, "one") == 10
+    assert Path(connection.folder, "models/net/history.jsonl").read_text() == history
+    with pytest.raises(CheckFailedError, match="release 10 of net on this device is another bundle"):
+        ship(agent, connection, tmp_path, 10, "other")
+    assert live(connection) == "one"
+    Path(connection.folder, "models/net/current/labels.txt").write_text("x")
+    with pytest.raises(CheckFailedError, match="the live release 10 of net is damaged"):
+        ship(agent, connection, tmp_path, 10, "one")
+    with pytest.raises(CheckFailedError, match=r"labels\.txt: expected sha256"):
+        agent.call("verify", name="net")
 
 
 def test_a_device_without_room_says_both_figures(agent: Agent, connection: Connection, tmp_path: Path):
-    _ship(agent, connection, tmp_path, "one")
-    with pytest.raises(CheckFailedError, match=r"needs 1000000000\.0 MB and 1 MB to spare; the device has .* MB free"):
-        agent.call("stage", name="net", bytes_needed=10**15)
-    assert _live(connection) == "one"
+    ship(agent, connection, tmp_path, 10, "one")
+    huge = {"model.tflite": {"sha256": "0" * 64, "size_bytes": 10**15}}
+    with pytest.raises(CheckFailedError, match=r"1000000000\.0 MB are needed and 1 MB to spare; .* MB free"):
+        agent.call("prepare", name="net", release=20, files=huge)
+    assert live(connection) == "one"
 
 
 def test_files_that_do_not_match_are_named(agent: Agent, connection: Connection, tmp_path: Path):
-    (tmp_path / "a").write_text("a")
-    digest = hashlib.sha256(b"a").hexdigest()
-    staging = agent.call("stage", name="net", bytes_needed=1)["staging"]
-    connection.put(tmp_path / "a", f"{staging}/a")
-    for hashes, message in (
-        ({"a": "0" * 64}, f"a: expected sha256 {'0' * 64}, received {digest}"),
-        ({"a": digest, "b": digest}, "b is missing"),
-        ({}, "a was not expected"),
+    good = files_of(10, "one")
+    other = json.dumps({"release": 11, "files": json.loads(good["manifest.json"])["files"]}).encode()
+    short = json.dumps({"release": 10, "files": {"model.tflite": digest(b"one")}}).encode()
+    for files, message in (
+        (good | {"model.tflite": b"two"}, f"model.tflite: expected sha256 {digest(b'one')}, received {digest(b'two')}"),
+        (good | {"more.txt": b"x"}, "'more.txt' was not expected in release 10"),
+        (good | {"manifest.json": other}, "manifest.json is of release 11, expected 10"),
+        (good | {"manifest.json": short}, "labels.txt is missing in release 10"),
+        (good | {"manifest.json": b"{"}, "manifest.json of release 10 cannot be read"),
     ):
         with pytest.raises(CheckFailedError, match=message):
-            agent.call("verify_staged", staging=staging, hashes=hashes)
-    assert agent.call("hash", path=f"{staging}/a") == {"sha256": digest, "size_bytes": 1}
-    agent.call("discard", staging=staging)
-    assert not Path(staging).exists()
+            send(agent, connection, tmp_path, "net", 10, files)
+    with pytest.raises(CheckFailedError, match=r"a\.txt \(sha256 0+\) is missing among the files received"):
+        agent.call("stage", name="net", release=10, files={"a.txt": "0" * 64})
+    agent.call("discard", name="net", files=[digest(data) for data in good.values()])
+    assert not Path(connection.folder, "models/net").exists()
+    assert not blobs(connection) & {digest(data) for data in good.values()}
 
 
-def test_staging_anew_removes_what_was_left(agent: Agent, connection: Connection):
-    first = agent.call("stage", name="net", bytes_needed=1)["staging"]
-    second = agent.call("stage", name="net", bytes_needed=1)["staging"]
-    assert first != second
-    assert not Path(first).exists()
-    assert Path(second).exists()
+def test_a_blob_that_arrived_damaged_is_not_kept(agent: Agent, connection: Connection, tmp_path: Path):
+    files = files_of(10, "one")
+    sizes = {file: {"sha256": digest(data), "size_bytes": len(data)} for file, data in files.items()}
+    folder = agent.call("prepare", name="net", release=10, files=sizes)["folder"]
+    for data in files.values():
+        (tmp_path / "file").write_bytes(data.upper())
+        connection.put(tmp_path / "file", f"{folder}/{digest(data)}", resume=True)
+    hashes = {file: digest(data) for file, data in files.items()}
+    with pytest.raises(CheckFailedError, match=r"labels\.txt: expected sha256"):
+        agent.call("stage", name="net", release=10, files=hashes)
+    assert ship(agent, connection, tmp_path, 10, "one") == 10
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", ".hidden", "-x", "a" * 64])
 def test_names_are_checked_on_the_device_too(agent: Agent, name: str):
     with pytest.raises(InputError, match="no name for a model"):
-        agent.call("stage", name=name, bytes_needed=1)
+        agent.call("prepare", name=name, release=1, files={})
+    with pytest.raises(InputError, match="no name for a file of a release"):
+        agent.call("stage", name="net", release=1, files={name: "0" * 64})
 
 
-def test_only_staging_folders_are_touched(agent: Agent, connection: Connection, tmp_path: Path):
-    _ship(agent, connection, tmp_path, "one")
-    outside = tmp_path / "net" / ".staging-1-1"
+def test_only_staged_releases_are_switched_to(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    outside = tmp_path / "net" / ".staging-1-1" / "release"
     outside.mkdir(parents=True)
-    inside = Path(connection.folder, "models/net")
-    (inside / ".staging-link").symlink_to(outside)
-    for path in (outside, inside, inside / "releases" / "1", inside / ".staging-1-1" / ".." / "releases",
-                 inside / ".staging-link"):  # fmt: skip
-        with pytest.raises(DeviceError, match="is no staging folder"):
-            agent.call("discard", staging=str(path))
-    assert outside.is_dir()
-    assert _live(connection) == "one"
-    other = agent.call("stage", name="other", bytes_needed=1)["staging"]
-    with pytest.raises(DeviceError, match="staged for another model"):
-        agent.call("activate", name="net", staging=other, record={})
-    with pytest.raises(InputError, match="no model 'unknown'"):
-        agent.call("rollback", name="unknown")
+    other = send(agent, connection, tmp_path, "other", 20, files_of(20, "two"))["folder"]
+    inside = Path(connection.folder, "models/net/releases")
+    for folder in (outside, other, inside, inside / "10"):
+        with pytest.raises(DeviceError, match="is no release staged for 'net'"):
+            agent.call("activate", name="net", release=20, folder=str(folder), record={})
+    staged = send(agent, connection, tmp_path, "net", 20, files_of(20, "two"))["folder"]
+    Path(staged, "model.tflite").unlink()
+    Path(staged, "model.tflite").write_text("two, changed after it was staged")
+    with pytest.raises(CheckFailedError, match=r"model\.tflite: expected sha256"):
+        agent.call("activate", name="net", release=20, folder=staged, record={})
+    assert live(connection) == "one"
 
 
-def test_a_torn_or_lost_history_line_loses_no_release(agent: Agent, connection: Connection, tmp_path: Path):
-    """What a power cut can leave: the switch made, its note torn or not written."""
-    for content in ("one", "two"):
-        _ship(agent, connection, tmp_path, content)
+def test_a_torn_history_loses_its_last_line_only(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    ship(agent, connection, tmp_path, 20, "two")
     history = Path(connection.folder, "models/net/history.jsonl")
-    lines = history.read_text().splitlines(keepends=True)
-    history.write_text(lines[0] + lines[1][:20])
+    history.write_bytes(history.read_bytes() + b'{"event": "activate", "rele')
+    assert agent.call("rollback", name="net")["release"] == 10
+    assert [json.loads(line)["release"] for line in history.read_text().splitlines() if line.endswith("}")] == [
+        10, 20, 10
+    ]  # fmt: skip
+    assert agent.call("deployed")[0]["previous"] is None
+
+
+def test_a_switch_whose_note_was_lost_is_made_up_for(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    ship(agent, connection, tmp_path, 20, "two")
+    history = Path(connection.folder, "models/net/history.jsonl")
+    history.write_text(history.read_text().splitlines()[0] + "\n")
     (shown,) = agent.call("deployed")
-    assert (shown["release"], shown["previous"], shown["record"]) == (2, 1, None)
-    assert _ship(agent, connection, tmp_path, "three") == 3
-    assert agent.call("deployed")[0]["record"] == {"of": "three"}
-    assert agent.call("rollback", name="net")["release"] in (1, 2)
+    assert (shown["release"], shown["previous"], shown["record"]) == (20, 10, None)
+    assert ship(agent, connection, tmp_path, 20, "two") == 20
+    assert agent.call("deployed")[0]["record"] == {"of": "two"}
+    assert agent.call("rollback", name="net")["release"] == 10

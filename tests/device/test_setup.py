@@ -69,7 +69,6 @@ def test_doctor_names_what_keeps_it_out(board: Board, tmp_path: Path):
     assert "edgenas device trust board" in problems(dataclasses.replace(board.device(), host_key=None))
     assert "not installed edgenas device setup board" in problems(board.device(folder=folder))
     assert problems(Device("here", "local:", folder=folder)) == ""
-    assert "adb come later" in problems(Device("phone", "adb:1"))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import tests.joined  # noqa: F401 - a block with two inputs
 from edgenas.architecture import Architecture
 from edgenas.architecture.graph import Lifetime
+from edgenas.deploy.describing import described
 from edgenas.latency import memory
 from edgenas.latency.memory import arena_kb, memory_of_codes, model_kb, peak_memory_kb, peak_rss_growth_kb
 from edgenas.model import Precision, convert_network
@@ -83,7 +84,8 @@ def test_activations_are_laid_out_as_the_planner_does(precision: str) -> None:
 @pytest.mark.parametrize("text", [SMALLEST, STACKED])
 def test_the_file_is_as_large_as_predicted(text: str, precision: Precision) -> None:
     network = Architecture.parse(text)
-    size_bytes = len(convert_network(network, precision))
+    labels = [f"label {number}" for number in range(10)]
+    size_bytes = len(described(convert_network(network, precision), "study", network, precision, labels, "crop"))
     assert model_kb([network], precision)[0] * 1024 == pytest.approx(size_bytes, rel=0.005)
 
 

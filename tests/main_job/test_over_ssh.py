@@ -4,6 +4,7 @@ One board, one profile and one study serve all tests here; they run in order.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,11 @@ class User:
 
     def types(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-c", "from edgenas.cli import main; main()", *words]
+        environment = os.environ | {"XDG_CONFIG_HOME": str(self.folder / "config")}
         return subprocess.run(
-            argv, cwd=self.folder, capture_output=True, text=True, timeout=580, stdin=subprocess.DEVNULL
-        )
+            argv, cwd=self.folder, capture_output=True, text=True, timeout=580, stdin=subprocess.DEVNULL,
+            env=environment,
+        )  # fmt: skip
 
     def gets(self, *words: str) -> dict[str, Any]:
         done = self.types(*words, "--json")
@@ -113,8 +116,10 @@ def test_3_search_keeps_its_limit(user: User):
 
 def test_4_train_opens_the_test_split_once(user: User):
     user.is_refused(2, "no point 'feedfacecafe'", "train", "digits", "--pick", "feedfacecafe")
+    key = user.gets("key", "create")["key"]
     trained = user.gets("train", "digits", "--pick", "best")
     assert trained["test_accuracy"] > 0.5
+    assert trained["signed_by"] == key
     gates = {gate["name"]: gate for gate in trained["gates"]}
     assert list(gates) == ["float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits"]
     assert all(gate["passed"] for gate in gates.values())
@@ -126,19 +131,24 @@ def test_4_train_opens_the_test_split_once(user: User):
 
 
 def bundle(user: User) -> str:
-    return str(next((user.folder / "studies/digits/bundles").iterdir()))
+    return str(next((user.folder / "studies/digits/bundles").glob("*.edgenas")))
 
 
 def test_5_ship_roll_back_and_list(user: User):
+    user.gets("key", "trust", "board")
     first = user.gets("ship", bundle(user), "board", "--as", "digits")
-    assert first["active"] == 1
+    assert first["active"] == first["release"]
+    assert ("signature", True) in [(check["name"], check["passed"]) for check in first["checks"]]
     assert first["agreement_on_device"] >= 0.98
     assert first["latency_ms"]["median"] > 0
     assert first["predicted_ms"] > 0
-    assert user.gets("ship", bundle(user), "board", "--as", "digits")["active"] == 2
-    assert user.gets("rollback", "board", "digits")["active"] == 1
-    (model,) = user.gets("deployed", "board")["models"]
-    assert (model["name"], model["release"]) == ("digits", 1)
+    second = user.gets("sign", bundle(user))["release"]
+    assert user.gets("ship", bundle(user), "board", "--as", "digits")["active"] == second
+    assert user.gets("rollback", "board", "digits")["active"] == first["active"]
+    (model,) = user.gets("deployed", "board", "--measure")["models"]
+    assert (model["name"], model["release"]) == ("digits", first["active"])
+    assert model["latency_ms_now"]["median"] > 0
+    user.is_refused(4, "is another one", "verify", "board", "digits", "--bundle", bundle(user))
     live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
     measured = user.gets("measure", str(live), "board")
     assert measured["latency_ms"]["p90"] >= measured["latency_ms"]["median"] > 0
@@ -176,7 +186,8 @@ def test_7_tflite_runtime_with_an_old_numpy(user: User):
     assert user.gets(*words, "--trials", "2", "--final-epochs", "12")["trials"]["complete"] == 2
     user.gets("train", "old", "--pick", "best")
     made = next((user.folder / "studies/old/bundles").iterdir())
-    assert user.gets("ship", str(made), "old", "--as", "digits")["active"] == 1
+    shipped = user.gets("ship", str(made), "old", "--as", "digits")
+    assert shipped["active"] == shipped["release"]
 
 
 def test_8_wrong_key_no_python_and_a_changed_host_key(user: User):

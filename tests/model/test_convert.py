@@ -10,6 +10,7 @@ import pytest
 
 import tests.joined  # noqa: F401 -- a kind of block for branches
 from edgenas.architecture import Architecture, Layer
+from edgenas.deploy.describing import described
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data import load_dataset
 from edgenas.latency.memory import model_kb
@@ -164,7 +165,8 @@ def test_the_size_of_the_file_is_foretold(name: str, shape: tuple[int, int, int]
         *space.decode_codes(space.sample(np.random.default_rng(77), 2 if name == "tiny" else 1)),
     ]
     for network, estimate in zip(networks, model_kb(networks, precision), strict=True):
-        real = len(converted(network, precision)) / 1024
+        labels = [f"label {number}" for number in range(10)]
+        real = len(described(converted(network, precision), "study", network, precision, labels, "pad")) / 1024
         assert abs(estimate / real - 1) < 0.015, f"{network.id}: {estimate:.1f} kB estimated, {real:.1f} kB in fact"
 
 

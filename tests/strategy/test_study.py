@@ -92,7 +92,7 @@ def test_an_impossible_limit_is_named_with_what_can_be_reached(make_study):
 
 
 def test_a_limit_that_leaves_few_networks_ends_with_its_reason(make_study):
-    tightest = Limits(max_model_kb=10.9)  # 14 networks of this space are that small
+    tightest = Limits(max_model_kb=12.43)  # 14 networks of this space are that small
     with pytest.raises(InputError, match="no new network that keeps the limits"):
         make_study(trials=20, limits=tightest).run(Formula())
 

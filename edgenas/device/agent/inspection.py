@@ -84,6 +84,7 @@ def hello(context: Context) -> dict[str, Any]:
         "governor": _first_of([f"{_CPUFREQ}/scaling_governor"]),
         "hostname": socket.gethostname(),
         "numpy": _version("numpy"),
+        "cryptography": _version("cryptography"),
         "runtimes": _found_runtimes,
         "accelerators": accelerators(),
     }

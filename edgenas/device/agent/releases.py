@@ -5,97 +5,148 @@ Below `FOLDER/models/NAME/`: `releases/N/` with N growing, `current` a link to o
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import fcntl
 import itertools
 import json
 import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import store
 from .context import Context, OperationError
+from .signatures import MANIFEST, SIGNATURE, check_signature
+from .store import sync
 
+_MODEL = "model.tflite"
+NEEDED = (_MODEL, "labels.txt")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_MARGIN_BYTES = 1 << 20
+_LARGEST_NUMBER = 10**18
+_LOCK_S = 20
 _numbers = itertools.count()
 
 
-def file_hash(context: Context, path: str) -> dict[str, Any]:
-    """SHA-256 and size of a file."""
-    return {"sha256": _sha256(Path(path)), "size_bytes": Path(path).stat().st_size}
+def prepare(
+    context: Context, name: str, release: int, files: dict[str, dict[str, Any]], spare_bytes: int = 0
+) -> dict[str, Any]:
+    """What has to be sent for a release of these files (name -> `sha256`, `size_bytes`); see `store.want`.
 
-
-def stage(context: Context, name: str, bytes_needed: int) -> dict[str, Any]:
-    """An empty folder for the files of a new release, if there is room for them."""
+    `spare_bytes` are needed besides, while the release is checked. What earlier attempts left is removed.
+    """
     model = _model(context, name, must_exist=False)
-    model.mkdir(parents=True, exist_ok=True)
-    for old in model.glob(".staging-*"):
-        shutil.rmtree(old)
-    free = shutil.disk_usage(model).free
-    if free < bytes_needed + _MARGIN_BYTES:
-        raise OperationError(
-            "no_space",
-            f"{name} needs {bytes_needed / 1e6:.1f} MB and 1 MB to spare; the device has {free / 1e6:.1f} MB free",
-        )
+    _check_number(model, release)
+    for file in files:
+        _check_file_name(file)
+    _remove_staging(model)
+    return store.want(context, {file["sha256"]: file["size_bytes"] for file in files.values()}, spare_bytes)
+
+
+def stage(context: Context, name: str, release: int, files: dict[str, str]) -> dict[str, Any]:
+    """A folder with the files of a release (name -> SHA-256), verified, signature included.
+
+    Returns it as `folder`, with a `scratch` folder beside it for what its checks need, and `signed_by`. A release that
+    lies there whole already, from an attempt that was cut, is that folder itself.
+    """
+    model = _model(context, name, must_exist=False)
+    _check_number(model, release)
+    for file in files:
+        _check_file_name(file)
     staging = model / f".staging-{os.getpid()}-{next(_numbers)}"
-    staging.mkdir()
-    return {"staging": str(staging), "free_bytes": free}
+    (staging / "scratch").mkdir(parents=True)
+    final = model / "releases" / str(release)
+    if final.is_dir() and _is_whole(context, final, release, files):
+        folder = final
+    else:
+        if final.is_dir():
+            _remove_damaged(model, final, release, files)
+        folder = staging / "release"
+        folder.mkdir()
+        store.build(context, files, folder)
+    return {"folder": str(folder), "scratch": str(staging / "scratch"), **verify_folder(context, folder, release)}
 
 
-def verify_staged(context: Context, staging: str, hashes: dict[str, str]) -> dict[str, Any]:
-    """Whether exactly these files are in the staging folder, each with its SHA-256."""
-    folder = _staging(context, staging)
-    present = {path.name for path in folder.iterdir()}
-    for odd in sorted(present ^ set(hashes)):
-        problem = "was not expected" if odd in present else "is missing"
-        raise OperationError("hash_mismatch", f"{odd} {problem} among the files received")
-    for file, expected in sorted(hashes.items()):
-        received = _sha256(folder / file)
-        if received != expected:
-            raise OperationError("hash_mismatch", f"{file}: expected sha256 {expected}, received {received}")
-    return {"files": len(hashes)}
+def activate(
+    context: Context, name: str, release: int, folder: str, record: dict[str, Any], keep: int = 2
+) -> dict[str, Any]:
+    """Make a staged release the live one: after a power cut at any moment the old or the new one is live.
 
-
-def activate(context: Context, name: str, staging: str, record: dict[str, Any], keep: int = 2) -> dict[str, Any]:
-    """Make a staged release the live one: after a power cut at any moment the old or the new one is live."""
-    model, source = _model(context, name), _staging(context, staging)
-    if source.parent != model.resolve():
-        raise OperationError("bad_staging", f"{staging!r} was staged for another model than {name!r}")
-    releases = model / "releases"
-    releases.mkdir(exist_ok=True)
-    for file in source.iterdir():
-        _sync(file)
-    _sync(source)
-    known = [event["release"] for event in _history(model)] + _on_disk(model)
-    number = max(known, default=0) + 1
-    source.rename(releases / str(number))
-    _sync(releases)
-    before = _live(model)
-    _switch(model, number)
-    _note(model, {"event": "activate", "release": number, "at": _now(), "record": record})
-    kept = {number, _previous(model), *sorted(_on_disk(model))[-max(keep, 2) :]}
-    for old in set(_on_disk(model)) - kept:
-        shutil.rmtree(releases / str(old))
-    return {"release": number, "previous": before}
-
-
-def rollback(context: Context, name: str) -> dict[str, Any]:
-    """Make the release that was live before the live one again."""
+    The new one is read once more through the link; should that fail, the old one is live again. The last `keep`
+    releases stay.
+    """
     model = _model(context, name)
-    live, earlier = _live(model), _previous(model)
-    if earlier is None:
-        raise OperationError("no_previous", f"{name} has no earlier release on this device")
-    _switch(model, earlier)
-    _note(model, {"event": "rollback", "release": earlier, "at": _now(), "from": live})
+    with _switching(model):
+        _check_number(model, release)
+        source, final = _staged(model, folder, release), model / "releases" / str(release)
+        verify_folder(context, source, release)
+        if source != final:
+            for file in source.iterdir():
+                sync(file)
+            sync(source)
+            final.parent.mkdir(exist_ok=True)
+            source.rename(final)
+            sync(final.parent)
+        before = _live(model)
+        if before != release:
+            _switch(model, release)
+            try:
+                verify_folder(context, model / "current", release)
+            except (OperationError, OSError) as error:
+                _switch_back(model, before)
+                raise OperationError(
+                    "not_active", f"the new release cannot be read where it is live: {error}"
+                ) from None
+        if before != release or release not in _activated(model):  # the note of a switch that was cut is made up for
+            _note(model, {"event": "activate", "release": release, "at": _now(), "record": record})
+        kept = {release, _previous(model), *sorted(_on_disk(model))[-max(keep, 2) :]}
+        for old in set(_on_disk(model)) - kept:
+            shutil.rmtree(model / "releases" / str(old))
+        _remove_staging(model)
+        store.sweep(context, set())
+    return {"release": release, "previous": before}
+
+
+def rollback(context: Context, name: str, to: int | None = None) -> dict[str, Any]:
+    """Make an earlier release the live one again: the one that was live before, or one of the history's."""
+    model = _model(context, name)
+    with _switching(model):
+        live = _live(model)
+        earlier = _previous(model) if to is None else to
+        if to is not None and (to not in _on_disk(model) or to not in _activated(model)):
+            kept = ", ".join(str(number) for number in sorted(_on_disk(model)) if number in _activated(model))
+            raise OperationError("no_previous", f"release {to} of {name} is not kept on this device; it has {kept}")
+        if earlier is None or earlier == live:
+            raise OperationError("no_previous", f"{name} has no earlier release on this device")
+        verify_folder(context, model / "releases" / str(earlier), earlier)
+        _switch(model, earlier)
+        _note(model, {"event": "rollback", "release": earlier, "at": _now(), "from": live})
     return {"release": earlier, "from": live}
 
 
-def discard(context: Context, staging: str) -> dict[str, Any]:
-    """Remove a staging folder."""
-    shutil.rmtree(_staging(context, staging))
+def discard(context: Context, name: str, files: list[str]) -> dict[str, Any]:
+    """Remove what was staged for a model, and files of the store (SHA-256) that no release holds."""
+    model = _model(context, name, must_exist=False)
+    _remove_staging(model)
+    store.forget(context, files)
+    for folder in (model / "releases", model):
+        with contextlib.suppress(OSError):  # it has something in it, or is not there
+            if not any(path.name != ".lock" for path in folder.iterdir()):
+                shutil.rmtree(folder)
     return {}
+
+
+def verify(context: Context, name: str) -> dict[str, Any]:
+    """Check the live release of a model in place: its `release`, `folder`, `signed_by`, and its manifest's hash."""
+    model = _model(context, name)
+    live = _live(model)
+    if live is None:
+        raise OperationError("unknown_model", f"no release of {name!r} is live on this device")
+    folder = model / "releases" / str(live)
+    found = verify_folder(context, folder, live)
+    return {"release": live, "folder": str(folder), "manifest_sha256": store.sha256(folder / MANIFEST), **found}
 
 
 def deployed(context: Context) -> list[dict[str, Any]]:
@@ -119,6 +170,79 @@ def deployed(context: Context) -> list[dict[str, Any]]:
     return found
 
 
+def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any]:
+    """Whether a folder holds this release, whole: every file is what the manifest says, and that is signed as it must.
+
+    Samples that the manifest names may be missing: they do not stay on devices.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        hashes = {str(name): str(sha) for name, sha in manifest["files"].items()}
+        number = manifest["release"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise OperationError("hash_mismatch", f"{MANIFEST} of release {release} cannot be read") from None
+    signed_by = check_signature(context, folder)
+    if number != release:
+        raise OperationError("hash_mismatch", f"{MANIFEST} is of release {number!r}, expected {release}")
+    present = {path.name for path in folder.iterdir()} - {MANIFEST, SIGNATURE}
+    for missing in sorted(set(NEEDED) - (present & set(hashes))):
+        raise OperationError("hash_mismatch", f"{missing} is missing in release {release}")
+    for odd in sorted(present - set(hashes)):
+        raise OperationError("hash_mismatch", f"{odd!r} was not expected in release {release}")
+    for name in sorted(present):
+        received = store.sha256(folder / name)
+        # A bundle may hold its network in more than one precision: the model of a release is one of these files.
+        good = [sha for file, sha in hashes.items() if file == name or (name == _MODEL and file.startswith("model_"))]
+        if received not in good:
+            raise OperationError("hash_mismatch", f"{name}: expected sha256 {hashes[name]}, received {received}")
+    return {"files": len(present) + 1, "signed_by": signed_by}
+
+
+def _is_whole(context: Context, folder: Path, release: int, files: dict[str, str]) -> bool:
+    """Whether a release on disk is whole and has exactly these files; raises where it may not be live at all."""
+    try:
+        verify_folder(context, folder, release)
+        return {path.name: store.sha256(path) for path in folder.iterdir()} == files
+    except OperationError as error:
+        if error.kind != "hash_mismatch":
+            raise
+    except OSError:
+        pass
+    return False
+
+
+def _remove_damaged(model: Path, final: Path, release: int, files: dict[str, str]) -> None:
+    """Make room for a release whose folder on disk is not whole; never for another one of the same number."""
+    with contextlib.suppress(OSError):
+        if store.sha256(final / MANIFEST) != files.get(MANIFEST):
+            raise OperationError(
+                "replayed",
+                f"release {release} of {model.name} on this device is another bundle; "
+                "a bundle gets a new number with: edgenas sign BUNDLE",
+            )
+    if _live(model) == release:
+        raise OperationError(
+            "hash_mismatch",
+            f"the live release {release} of {model.name} is damaged on this device; go back with edgenas rollback, or "
+            "give the bundle a new number with: edgenas sign BUNDLE",
+        )
+    shutil.rmtree(final)
+
+
+def _check_number(model: Path, release: int) -> None:
+    """A release is never followed by an older one: it would be a replay. `rollback` is the way back."""
+    if not isinstance(release, int) or isinstance(release, bool) or not 0 < release < _LARGEST_NUMBER:
+        raise OperationError("bad_name", f"{release!r} is no number for a release")
+    live = _live(model)
+    newest = max([*_activated(model), live or 0], default=0)
+    if release < newest and release != live:
+        raise OperationError(
+            "replayed",
+            f"release {release} of {model.name} is older than release {newest}, which this device has had; "
+            "back to what it still keeps: edgenas rollback; a bundle gets a new number with: edgenas sign BUNDLE",
+        )
+
+
 def _model(context: Context, name: str, must_exist: bool = True) -> Path:
     """The folder of a model, its name checked here as well."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -128,22 +252,46 @@ def _model(context: Context, name: str, must_exist: bool = True) -> Path:
     return context.models / name
 
 
-def _staging(context: Context, path: str) -> Path:
-    """A staging folder, if it really is one."""
-    real = Path(path).resolve()
-    if real.parent.parent != context.models.resolve() or not real.name.startswith(".staging-"):
-        raise OperationError("bad_staging", f"{path!r} is no staging folder")
+def _check_file_name(name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise OperationError("bad_name", f"{name!r} is no name for a file of a release")
+
+
+def _staged(model: Path, path: str, release: int) -> Path:
+    """The folder of a staged release, if it really is one."""
+    real, home = Path(path).resolve(), model.resolve()
+    staged = real.name == "release" and real.parent.name.startswith(".staging-") and real.parent.parent == home
+    if not (staged or real == home / "releases" / str(release)):
+        raise OperationError("bad_staging", f"{path!r} is no release staged for {model.name!r}")
     if not real.is_dir():
-        raise OperationError("bad_staging", f"the staging folder {path!r} is gone")
-    return real
+        raise OperationError("bad_staging", f"the staged release {path!r} is gone")
+    return real if staged else model / "releases" / str(release)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for piece in iter(lambda: file.read(1 << 20), b""):
-            digest.update(piece)
-    return digest.hexdigest()
+def _remove_staging(model: Path) -> None:
+    for old in model.glob(".staging-*"):
+        if old.is_symlink() or not old.is_dir():
+            old.unlink()
+        else:
+            shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def _switching(model: Path) -> Iterator[None]:
+    """One switch at a time."""
+    descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        for attempt in range(_LOCK_S * 10 + 1):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == _LOCK_S * 10:
+                    raise OperationError("busy", f"another release of {model.name} is being switched to") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _live(model: Path) -> int | None:
@@ -156,6 +304,11 @@ def _live(model: Path) -> int | None:
 def _on_disk(model: Path) -> list[int]:
     releases = model / "releases"
     return [int(path.name) for path in releases.iterdir() if path.name.isdigit()] if releases.is_dir() else []
+
+
+def _activated(model: Path) -> list[int]:
+    """Every release that ever was live here."""
+    return [event["release"] for event in _history(model)]
 
 
 def _stack(model: Path) -> list[int]:
@@ -186,14 +339,22 @@ def _switch(model: Path, number: int) -> None:
         beside.unlink()
     beside.symlink_to(f"releases/{number}")
     beside.replace(model / "current")
-    _sync(model)
+    sync(model)
+
+
+def _switch_back(model: Path, before: int | None) -> None:
+    if before is None:
+        (model / "current").unlink()
+        sync(model)
+    else:
+        _switch(model, before)
 
 
 def _history(model: Path) -> list[dict[str, Any]]:
     """What happened; a last line torn by a power cut is left out."""
     events = []
     path = model / "history.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             event = json.loads(line)
             if isinstance(event["release"], int) and event["event"] in ("activate", "rollback"):
@@ -212,24 +373,16 @@ def _note(model: Path, event: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 OPERATIONS = {
-    "hash": file_hash,
+    "prepare": prepare,
     "stage": stage,
-    "verify_staged": verify_staged,
     "activate": activate,
     "rollback": rollback,
     "discard": discard,
+    "verify": verify,
     "deployed": deployed,
 }

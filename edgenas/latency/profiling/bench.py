@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from edgenas.device import Agent, Connection, Device, connect, shares_host
+from edgenas.device import Agent, Connection, Device, DeviceInfo, connect, shares_host
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 
@@ -70,9 +70,18 @@ class Bench:
         return self._expected_us
 
     @property
+    def info(self) -> DeviceInfo:
+        """What the device says of itself."""
+        return self.agent.info
+
+    @property
     def shares_host(self) -> bool:
         """Whether the host's own work disturbs it."""
-        return shares_host(self.agent.info)
+        return shares_host(self.info)
+
+    def delegate(self, precision: str) -> str:
+        """What the runtime hands operators to, as a table's identity names it."""
+        return "XNNPACK" if self.device.runtime.package == "ai-edge-litert" or precision == "float32" else "none"
 
     def measure(self, models: Sequence[Path], reference: Path) -> Rounds:
         """Send what is not there yet, and measure.
@@ -92,7 +101,7 @@ class Bench:
             waiting=lambda attempt, tries: self._progress(f"waiting: {self.device.name} is disturbed", attempt, tries),
         )
         self._expected_us = self._expected_us or rounds.reference_us
-        if self.agent.info.disk_free_kb < ROOMY_KB:
+        if self.info.disk_free_kb < ROOMY_KB:
             self._forget([path for path in models if path != reference])
         return rounds
 

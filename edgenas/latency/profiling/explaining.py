@@ -2,18 +2,22 @@
 
 import contextlib
 import difflib
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import edgenas.files as files
 from edgenas.architecture import Layer
-from edgenas.device import Device, connect
+from edgenas.device import Device, connect, open_phone
 from edgenas.errors import DeviceError, EdgeNASError, InputError
+from edgenas.latency.profiling.benchmark_output import read_operators
+from edgenas.latency.profiling.phone import why_it_failed
 from edgenas.latency.table import LatencyTable
 from edgenas.model import MODELS, ConversionPool
 
-# The one runtime that names its kernels.
-PROFILED = "ai-edge-litert"
+# The runtimes that name their kernels: one on devices with Python, one on phones.
+PROFILED, PHONE = "ai-edge-litert", "benchmark-model"
 RUNS = 100
 SILENCE_S = 120
 
@@ -24,7 +28,7 @@ class Kernel:
 
     Attributes:
         name: as the runtime writes it.
-        kind: "delegate kernel" (of XNNPACK) or "operator" (TFLite's own, where XNNPACK did not take it).
+        kind: "delegate kernel" (of XNNPACK) or "operator" (TFLite's own, where no delegate took it).
         us: microseconds of all its calls in one inference, each rounded down to whole ones.
         count: calls in one inference.
     """
@@ -82,7 +86,9 @@ def explain_layer(device: Device, table: LatencyTable, layer: Layer) -> dict[str
     """
     described = describe_layer(table, layer)
     try:
-        answer = _kernels(device, table, layer)
+        answer = (
+            _phone_kernels(device, table, layer) if table.identity.runtime == PHONE else _kernels(device, table, layer)
+        )
     except EdgeNASError as error:
         return described | {"notes": [f"The kernels that run in it are not known: {error}"]}
     notes = [
@@ -91,7 +97,7 @@ def explain_layer(device: Device, table: LatencyTable, layer: Layer) -> dict[str
     ]
     if answer["runtime_version"] != table.identity.runtime_version:
         notes.append(
-            f"The device has {PROFILED} {answer['runtime_version']} now; the table was measured with "
+            f"The device has {table.identity.runtime} {answer['runtime_version']} now; the table was measured with "
             f"{table.identity.runtime_version or 'an unknown version'}."
         )
     return described | {
@@ -106,7 +112,7 @@ def _kernels(device: Device, table: LatencyTable, layer: Layer) -> dict[str, Any
     identity = table.identity
     if identity.runtime != PROFILED:
         raise DeviceError(
-            f"only {PROFILED} can be asked, and this table is of {identity.runtime or 'no named runtime'}."
+            f"only {PROFILED} and {PHONE} can be asked, and this table is of {identity.runtime or 'no named runtime'}."
         )
     with ConversionPool(MODELS, table.precision) as pool:
         model = pool.path(layer)
@@ -133,3 +139,36 @@ def _kernels(device: Device, table: LatencyTable, layer: Layer) -> dict[str, Any
         return files.as_mapping(files.from_mapping(_Answer, answer, f"{device.name} says"))
     except InputError as error:
         raise DeviceError(f"The agent's answer to kernels makes no sense. {error}") from None
+
+
+def _phone_kernels(device: Device, table: LatencyTable, layer: Layer) -> dict[str, Any]:
+    """The same from benchmark_model's own profile of operators."""
+    if device.address.kind != "adb":
+        raise DeviceError(f"the table is of a phone, and {device.name} ({device.url}) is none.")
+    with ConversionPool(MODELS, table.precision) as pool:
+        model = pool.path(layer)
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as local:
+        phone = open_phone(device, stack)
+        phone.lock()
+        folder = f"{phone.connection.folder}/explain"
+        remote, csv = f"{folder}/{model.name}", f"{folder}/operators.csv"
+        try:
+            phone.connection.put(model, remote)
+            flags = [f"--num_threads={table.identity.threads}", f"--num_runs={RUNS}", "--enable_op_profiling=true"]
+            done = phone.benchmark(remote, [*flags, f"--profiling_output_csv_file={csv}"], SILENCE_S)
+            if done.returncode != 0:
+                raise DeviceError(why_it_failed(done.returncode, f"{done.stdout}\n{done.stderr}"))
+            phone.connection.get(csv, Path(local) / "operators.csv")
+        finally:
+            with contextlib.suppress(DeviceError):  # a link that broke has said so already
+                phone.connection.run(["rm", "-rf", "--", folder])
+        operators = read_operators((Path(local) / "operators.csv").read_text(encoding="utf-8", errors="replace"))
+        found = [
+            Kernel(op.kind, "delegate kernel" if op.inside else "operator", round(op.us, 3), op.count)
+            for op in operators
+        ]
+        return {
+            "kernels": [files.as_mapping(kernel) for kernel in found],
+            "total_us": round(sum(kernel.us for kernel in found), 3),
+            "runtime_version": phone.runtime_version(),
+        }

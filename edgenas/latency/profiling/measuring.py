@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect
 from edgenas.errors import DeviceError, InputError
+from edgenas.latency.profiling.phone_measuring import measure_on_phone
 from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES
 from edgenas.model import MODELS, ConversionPool
 
@@ -20,6 +22,7 @@ REFERENCE = Architecture.parse(
     "input_32x32x3 conv_k3_s2_c16_relu6 mbconv_k3_e3_s1_c16_relu6 mbconv_k5_e3_s2_c24_relu6 "
     "mbconv_k3_e6_s1_c24_se0.25_relu6 head_c64_relu6 dense_n10"
 )
+REFERENCE_FILE = "reference.tflite"  # its name on a device
 # A measurement counts when other processes had the cores for at most this share of its time, and the reference's times
 # spread (interquartile range / median) and moved (last third against the first) by at most this share.
 MOST_AWAY, MOST_MOVED = 0.03, 0.12
@@ -49,7 +52,7 @@ def measure_file(
     Returns:
         `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`; `interrupted`, the
         share of inferences that lost their core, and `away`, of the time; `reference_moved`, by which share the
-        reference model beside it did.
+        reference model beside it did. On a phone what `measure_on_phone` can tell of this.
 
     Raises:
         InputError: there is no such file.
@@ -58,30 +61,30 @@ def measure_file(
     """
     if not model.is_file():
         raise InputError(f"There is no model {model}.")
-    with ConversionPool(MODELS, "float32") as pool:
-        reference = pool.path(REFERENCE)
+    reference = reference_path()
+    if device.address.kind == "adb":
+        most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
+        return measure_on_phone(model, reference, device, runs, threads, every_ms, most_moved, waiting)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
         agent.lock()
         folder = f"{connection.folder}/measure"
-        paths = [f"{folder}/{files.sha256(path)[:16]}.tflite" for path in (model, reference)]
+        remote = f"{folder}/{files.sha256(model)[:16]}.tflite"
         try:
-            connection.put(model, paths[0])
-            connection.put(reference, paths[1])
-            answer = _undisturbed(agent, paths[0], paths[1], runs, threads, every_ms, waiting)
+            connection.put(model, remote)
+            connection.put(reference, f"{folder}/{REFERENCE_FILE}")
+            answer = measure_there(agent, remote, f"{folder}/{REFERENCE_FILE}", runs, threads, every_ms, waiting)
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 connection.run(["rm", "-rf", folder])
     times = np.array(answer["times_us"], dtype=float) / 1000
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(times, (1000, runs)), axis=1)  # bootstrap
     return {
         "latency_ms": {
             "first": round(float(answer["first_us"]) / 1000, 4),
             "median": round(float(np.median(times)), 4),
             "p90": round(float(np.percentile(times, 90)), 4),
             "p99": round(float(np.percentile(times, 99)), 4),
-            "ci95": [round(float(end), 4) for end in np.percentile(medians, [2.5, 97.5])],
+            "ci95": [round(end, 4) for end in median_interval(times)],
         },
         "peak_rss_growth_kb": int(answer["peak_rss_growth_kb"]),
         "load_ms": round(float(answer["load_us"]) / 1000, 3),
@@ -91,15 +94,38 @@ def measure_file(
     }
 
 
-def _undisturbed(
+def reference_path() -> Path:
+    """The `.tflite` file of the reference, made where it is not there yet."""
+    with ConversionPool(MODELS, "float32") as pool:
+        return pool.path(REFERENCE)
+
+
+def median_interval(times: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The 95% confidence interval of a median, by bootstrap."""
+    rng = np.random.default_rng(0)
+    low, high = np.percentile(np.median(rng.choice(times, (1000, len(times))), axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def measure_there(
     agent: Agent,
     model: str,
     reference: str,
     runs: int,
     threads: int,
-    every_ms: float | None,
-    waiting: Callable[[int, int], None],
+    every_ms: float | None = None,
+    waiting: Callable[[int, int], None] = lambda attempt, tries: None,
 ) -> dict[str, Any]:
+    """What the agent's `single` says of a model on the device, once nothing disturbs it; checked.
+
+    Args:
+        model, reference: paths there.
+        runs, threads, every_ms, waiting: see `measure_file`.
+
+    Raises:
+        CheckFailedError: it is no valid model, or kills its process.
+        DeviceError: the device is too disturbed to measure; the text says by what.
+    """
     runtime = agent.device.runtime
     most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
     for attempt in range(TRIES):

@@ -17,7 +17,8 @@ from edgenas.architecture import Architecture, Input, Layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.adopting import Donor, find_donor
-from edgenas.latency.profiling.bench import Bench, Progress, no_progress
+from edgenas.latency.profiling.bench import Progress, no_progress
+from edgenas.latency.profiling.benches import AnyBench, open_bench
 from edgenas.latency.profiling.journal import Journal
 from edgenas.latency.profiling.planning import Plan, plan_profile
 from edgenas.latency.profiling.rounds import Ratio, Rounds
@@ -42,8 +43,10 @@ def table_name(device: Device, space: MobileSpace, precision: str, threads: int)
     """The name under which a profile is saved."""
     shape = "x".join(map(str, space.input_shape))
     parts = [device.name, space.name, shape, precision, f"t{threads}"]
-    if device.runtime.package != "ai-edge-litert":
+    if device.runtime.package == "tflite-runtime":
         parts.append(device.runtime.package)
+    if device.runtime.delegate not in (None, "xnnpack"):
+        parts.append(str(device.runtime.delegate))
     if space.activation != "relu6":
         parts.append(space.activation)
     return "-".join(parts)
@@ -84,7 +87,9 @@ def profile(
     given = [devices] if isinstance(devices, Device) else list(devices)
     plan = plan or plan_profile(space)
     with ExitStack() as stack:
-        benches = [stack.enter_context(Bench(device, threads, progress)) for device in given]
+        benches = [open_bench(device, threads, progress) for device in given]
+        for bench in benches:
+            stack.enter_context(bench)
         identity = identify(benches[0], precision, threads)
         folder = Path(".edgenas") / "profiles" / table_name(given[0], space, precision, threads)
         session = _Session(folder, identity, plan, benches, progress)
@@ -111,10 +116,9 @@ def profile(
     return made[0]
 
 
-def identify(bench: Bench, precision: str, threads: int) -> Identity:
+def identify(bench: AnyBench, precision: str, threads: int) -> Identity:
     """Everything of a device that changes a table's numbers."""
-    info, device = bench.agent.info, bench.device
-    delegate = "XNNPACK" if device.runtime.package == "ai-edge-litert" or precision == "float32" else "none"
+    info, device = bench.info, bench.device
     return Identity(
         device=device.name,
         fingerprint=info.fingerprint,
@@ -127,7 +131,7 @@ def identify(bench: Bench, precision: str, threads: int) -> Identity:
         governor=info.governor or "",
         runtime=device.runtime.package,
         runtime_version=bench.runtime_version,
-        delegate=delegate,
+        delegate=bench.delegate(precision),
         threads=threads,
         cores=device.runtime.cores,
         precision=precision,
@@ -144,7 +148,7 @@ class _Session:
     """
 
     def __init__(
-        self, folder: Path, identity: Identity, plan: Plan, benches: Sequence[Bench], progress: Progress
+        self, folder: Path, identity: Identity, plan: Plan, benches: Sequence[AnyBench], progress: Progress
     ) -> None:
         self._identity = identity
         self._precision: Precision = "int8" if identity.precision == "int8" else "float32"
@@ -209,7 +213,7 @@ class _Session:
     def _probe(self, pool: ConversionPool, hands: ThreadPoolExecutor, probes: list[Job]) -> None:
         """Have every device measure the same networks, and leave out those that differ from the first."""
         paths = self._wait_for(self._submit(pool, probes))
-        found: list[tuple[Bench, Rounds]] = []
+        found: list[tuple[AnyBench, Rounds]] = []
         for bench, future in self._measure_everywhere(hands, paths):
             try:
                 found.append((bench, future.result()))
@@ -227,7 +231,9 @@ class _Session:
         if probes[0][0] not in self._journal.ratios:
             self._take(probes, first if len(kept) == 1 else mean_of(kept))
 
-    def _measure_everywhere(self, hands: ThreadPoolExecutor, paths: list[Path]) -> "list[tuple[Bench, Future[Rounds]]]":
+    def _measure_everywhere(
+        self, hands: ThreadPoolExecutor, paths: list[Path]
+    ) -> "list[tuple[AnyBench, Future[Rounds]]]":
         futures = []
         for bench in self.benches:
             futures.append((bench, hands.submit(self._measure, bench, paths)))
@@ -240,7 +246,7 @@ class _Session:
         shares the host's cores: that is measured only while the host is idle."""
         todo = collections.deque(batches)
         ahead: dict[int, Jobs] = {}
-        running: dict[Future[Rounds], tuple[Bench, list[Job]]] = {}
+        running: dict[Future[Rounds], tuple[AnyBench, list[Job]]] = {}
         idle = list(self.benches)
 
         def submit(batch: list[Job]) -> None:
@@ -275,7 +281,7 @@ class _Session:
     def _wait_for(self, jobs: Jobs) -> list[Path]:
         return wait_for(jobs, lambda done, total: self._progress("converting", done, total))
 
-    def _measure(self, bench: Bench, paths: list[Path]) -> Rounds:
+    def _measure(self, bench: AnyBench, paths: list[Path]) -> Rounds:
         return bench.measure(paths[:-1], paths[-1])
 
     def _take(self, batch: Sequence[Job], rounds: Rounds) -> None:
@@ -296,7 +302,7 @@ class _Session:
         self._done += len(batch)
         self._progress("measuring", self._done, self._total)
 
-    def _leave_out(self, bench: Bench, why: str) -> None:
+    def _leave_out(self, bench: AnyBench, why: str) -> None:
         self.benches.remove(bench)
         self.left_out[bench.device.name] = why
         if self.benches:
@@ -308,7 +314,7 @@ class _Session:
         reference_us = float(np.median([session["reference_us"] for session in sessions]))
         empty_us = float(np.median([session["empty"] for session in sessions])) * reference_us
         empty_kb = min(session["empty_kb"] or 0.0 for session in sessions)
-        empty_cold_us = float(np.median([session["empty_cold"] for session in sessions])) * reference_us
+        empty_cold_us = float(np.median([session["empty_cold"] or 0.0 for session in sessions])) * reference_us
         ratios = self._journal.ratios
         entries = {}
         for layer in self._plan.layers:
@@ -317,9 +323,9 @@ class _Session:
                 continue
             ratio = ratios[str(layer)]
             us = max(ratio.value * reference_us - empty_us, LEAST_US)
-            cold_us = max(ratio.cold * reference_us - empty_cold_us, us)
+            cold_us = None if ratio.cold is None else round(max(ratio.cold * reference_us - empty_cold_us, us), 4)
             resident_kb = None if ratio.resident_kb is None else max(0.0, ratio.resident_kb - empty_kb)
-            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), round(cold_us, 4), resident_kb)
+            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), cold_us, resident_kb)
         raw = LatencyTable(
             identity=self._identity,
             source="measured",

@@ -33,13 +33,13 @@ class Ratio:
     Attributes:
         value: mean over the passes of the median of a pass.
         half_width: of its 95% confidence interval, as a share of it.
-        cold: the same of an inference when the caches are full of other data.
+        cold: the same of an inference when the caches are full of other data; None on a phone.
         resident_kb: memory that it keeps, the least of the passes; None where the device does not tell.
     """
 
     value: float
     half_width: float
-    cold: float
+    cold: float | None
     resident_kb: float | None
 
 

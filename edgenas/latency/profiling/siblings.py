@@ -55,7 +55,8 @@ def mean_of(measured: Sequence[Rounds]) -> Rounds:
         good = [ratio for ratio in found if ratio is not None]
         values = [ratio.value for ratio in good]
         resident_kb = min((ratio.resident_kb for ratio in good if ratio.resident_kb is not None), default=None)
-        cold = float(np.mean([ratio.cold for ratio in good])) if good else 0.0
+        colds = [ratio.cold for ratio in good if ratio.cold is not None]
+        cold = float(np.mean(colds)) if colds else None
         width = half_width(values) if len(good) > 1 else good[0].half_width if good else 0.0
         ratios.append(Ratio(float(np.mean(values)), width, cold, resident_kb) if good else None)
     first = measured[0]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from edgenas.device import Device
+from edgenas.device import Device, phone_delegate
 from edgenas.errors import EdgeNASError, InputError
 from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.latency.table.certificate import Quality
@@ -47,12 +47,13 @@ def backing(name: str, limit_ms: float | None) -> Backing:
 
 def mismatch(table: LatencyTable, device: Device, precision: str, threads: int) -> str | None:
     """What a table was measured for that is not what is wanted, in words; None where it fits."""
-    identity = table.identity
+    identity, delegate = table.identity, phone_delegate(device)
     for what, found, wanted in (
         ("device", identity.device, device.name),
         ("precision", identity.precision, precision),
         ("number of threads", identity.threads, threads),
         ("runtime", identity.runtime, device.runtime.package),
+        ("delegate", delegate and identity.delegate, delegate),
     ):
         if found != wanted:
             return f"it is for the {what} {found}, wanted is {wanted}"

@@ -1,0 +1,229 @@
+"""edgenas ship, rollback, deployed, verify."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("device", required=False)
+@click.option("--as", "name", required=True, help="The model's name on the device.")
+@click.option("--table", help="The latency table to hold the device to.")
+@click.option("--precision", type=click.Choice(["float32", "int8"]), help="Which of the bundle's models.")
+@click.option("--to", "pattern", help="Instead of DEVICE: all whose names match, such as 'pi-*', or 'pi-1,pi-2'.")
+@click.option("--canary", type=click.IntRange(0), default=1, show_default=True, help="So many of them first.")
+@click.option("--wave", type=click.IntRange(1), default=4, show_default=True, help="Then so many at a time.")
+@click.option("--max-failures", type=click.IntRange(0), default=0, show_default=True, help="More: no further device.")
+@click.option("--keep", type=click.IntRange(2), default=2, show_default=True, help="Releases that stay on a device.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: into the own files of this debuggable app.")
+@click.option("--dry-run", is_flag=True, help="Send, verify and measure, but do not switch.")
+@json_option
+def ship(
+    bundle: Path,
+    device: str | None,
+    name: str,
+    table: str | None,
+    precision: str | None,
+    pattern: str | None,
+    canary: int,
+    wave: int,
+    max_failures: int,
+    keep: int,
+    to_app: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Send BUNDLE to DEVICE, verify and measure it there, and make it live.
+
+    If anything fails the model before stays live. What was cut goes on with the same command. With --to it goes to
+    many devices: those that were off catch up with the same command later.
+
+    \b
+    Example: edgenas ship studies/shoes/bundles/3f2a9c0b1d4e pi --as shoes
+             edgenas ship studies/shoes/bundles/3f2a9c0b1d4e phone --as shoes --to-app com.example.shoes
+    """
+    if (device is None) == (pattern is None):
+        raise InputError("Name a DEVICE, or several with --to 'PATTERN'.")
+    if pattern is not None:
+        if table is not None or precision is not None or to_app is not None:
+            raise InputError(
+                "--table, --precision and --to-app are of one device; with --to each is held to its own table."
+            )
+        _ship_to_fleet(bundle, pattern, name, canary, wave, max_failures, keep, dry_run, as_json)
+        return
+    from edgenas.workflow import ship_bundle
+
+    with progress_bars() as progress:
+        shipped = ship_bundle(
+            bundle, str(device), name, table=table, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
+            progress=progress,
+        )  # fmt: skip
+    print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
+
+
+def _ship_to_fleet(
+    bundle: Path, pattern: str, name: str, canary: int, wave: int, max_failures: int, keep: int, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from edgenas.deploy.fleet import Rollout
+    from edgenas.workflow import ship_to_fleet
+
+    rollout = Rollout(canary, wave, max_failures, keep, dry_run)
+    outcomes = ship_to_fleet(
+        bundle, pattern, name, rollout, lambda outcome: stderr.print(f"{outcome.device}: {outcome.state}", markup=False)
+    )
+    counts = {state: sum(outcome.state == state for outcome in outcomes) for state in _STATES}
+    if as_json:
+        print_json({"devices": [dataclasses.asdict(outcome) for outcome in outcomes], "counts": counts})
+    else:
+        print_table(("device", "state", "measured ms", "why"), [_row(outcome) for outcome in outcomes])
+        stdout.print(", ".join(f"{number} {state}" for state, number in counts.items() if number), markup=False)
+    _judge(counts, outcomes)
+
+
+_STATES = ("changed", "ok", "failed", "rolled back", "off", "not tried")
+
+
+def _row(outcome: Any) -> tuple[str, ...]:
+    shipped = outcome.shipped
+    return (
+        outcome.device,
+        outcome.state,
+        "-" if shipped is None else f"{shipped.latency_ms['median']:.3f}",
+        outcome.detail or ("dry run" if shipped is not None and shipped.dry_run else ""),
+    )
+
+
+def _judge(counts: dict[str, int], outcomes: Sequence[Any]) -> None:
+    """Raise where not every device is well."""
+    if counts["failed"] or counts["rolled back"] or counts["not tried"]:
+        raise CheckFailedError(
+            f"{counts['failed'] + counts['rolled back']} of {len(outcomes)} devices failed, {counts['not tried']} were "
+            "not tried. The models before stay live there."
+        )
+    if counts["off"]:
+        off = ", ".join(outcome.device for outcome in outcomes if outcome.state == "off")
+        raise DeviceError(f"Off: {off}. The same command catches up when they are back.")
+
+
+def print_shipped(shipped: Any) -> None:
+    """What runs on the device now, for people."""
+    times = shipped.latency_ms
+    measured = f"median {times['median']:.3f} ms, p90 {times['p90']:.3f} ms"
+    if shipped.normalised_ms is not None:
+        measured += f"; at the table's machine speed {shipped.normalised_ms:.3f} ms"
+    signed = next((check.detail for check in shipped.checks if check.name == "signature"), "not checked")
+    pairs = {
+        "live" if not shipped.dry_run else "dry run": f"{shipped.name} release {shipped.active} on {shipped.device}",
+        "before": "none" if shipped.previous is None else f"release {shipped.previous}, kept for rollback",
+        "signature": signed,
+        "agreement": next((check.detail for check in shipped.checks if check.name == "agreement"), "no samples")
+        if shipped.agreement_on_device is None
+        else f"{shipped.agreement_on_device:.1%} of the samples get the host's class on the device",
+        "measured": measured,
+        "predicted": "-"
+        if shipped.predicted_ms is None
+        else f"{shipped.predicted_ms:.3f} ms: promise {shipped.promise}",
+    }
+    print_pairs(pairs)
+
+
+@click.command()
+@click.argument("device")
+@click.argument("name")
+@click.option("--to", type=click.IntRange(1), help="A release that the device still keeps.  [default: the one before]")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
+@json_option
+def rollback(device: str, name: str, to: int | None, to_app: str | None, as_json: bool) -> None:
+    """Make the release of model NAME live that was live before.
+
+    \b
+    Example: edgenas rollback pi shoes
+    """
+    from edgenas.deploy import rollback as roll_back
+    from edgenas.device import Device
+
+    done = roll_back(Device.load(device), name, to, to_app=to_app)
+    if as_json:
+        print_json({"device": device, "name": name, "active": done.active, "previous": done.previous})
+    else:
+        stdout.print(f"{name} on {device}: release {done.active} is live again.", markup=False)
+
+
+@click.command()
+@click.argument("device")
+@click.option("--measure", is_flag=True, help="Check and time each again, in place.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
+@json_option
+def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> None:
+    """List what runs on DEVICE, since when, and how fast it was then (and is now, with --measure).
+
+    \b
+    Example: edgenas deployed pi --measure
+    """
+    from edgenas.deploy import deployed as releases
+    from edgenas.deploy import verify as check
+    from edgenas.device import Device
+
+    target = Device.load(device)
+    found = releases(target, to_app=to_app)
+    now = {}
+    if measure:
+        with progress_bars() as progress:
+            now = {one.name: check(target, one.name, to_app=to_app, progress=progress).latency_ms for one in found}
+    if as_json:
+        models = [dataclasses.asdict(one) | {"latency_ms_now": now.get(one.name)} for one in found]
+        print_json({"device": device, "models": models})
+    elif found:
+        rows = [(f.name, f.release, f.previous or "-", f.since, _ms((f.record or {}).get("latency_ms")),
+                 _ms(now.get(f.name))) for f in found]  # fmt: skip
+        print_table(("name", "release", "before", "since", "ms then", "ms now"), rows)
+    else:
+        stdout.print(f"Nothing is deployed on {device}.", markup=False)
+
+
+def _ms(times: Any) -> str:
+    median = times.get("median") if isinstance(times, dict) else None
+    return f"{median:.3f}" if isinstance(median, int | float) else "-"
+
+
+@click.command()
+@click.argument("device")
+@click.argument("name")
+@click.option("--bundle", type=click.Path(path_type=Path), help="What was shipped: its samples are run again.")
+@click.option("--to-app", metavar="PACKAGE", help="Phones: in the own files of this debuggable app.")
+@json_option
+def verify(device: str, name: str, bundle: Path | None, to_app: str | None, as_json: bool) -> None:
+    """Check the live release of model NAME where it lies: hashes, signature, samples, latency. It changes nothing.
+
+    \b
+    Example: edgenas verify pi shoes --bundle studies/shoes/bundles/3f2a9c0b1d4e
+    """
+    from edgenas.deploy import Bundle
+    from edgenas.deploy import verify as check
+    from edgenas.device import Device
+
+    source = None if bundle is None else Bundle.load(bundle)
+    target = Device.load(device)
+    with progress_bars() as progress:
+        found = check(target, name, bundle=source, to_app=to_app, progress=progress)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    agreement = found.agreement_on_device
+    trusted = "the device trusts no key" if target.address.kind != "adb" else "a phone checks hashes only"
+    print_pairs(
+        {
+            "whole": f"{name} release {found.release} on {device}",
+            "signature": f"by the trusted key {found.signed_by}" if found.signed_by else trusted,
+            "agreement": "not run (--bundle)" if agreement is None else f"{agreement:.1%} of the samples",
+            "measured": f"median {_ms(found.latency_ms)} ms now, {_ms(found.latency_ms_when_shipped)} ms when shipped",
+        }
+    )

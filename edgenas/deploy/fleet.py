@@ -1,0 +1,152 @@
+"""One bundle to many devices: a few first, then waves, and a stop before too many have failed."""
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from edgenas.deploy.bundle import Bundle
+from edgenas.deploy.promise import files_beside
+from edgenas.deploy.shipped import Shipped
+from edgenas.deploy.shipping import ship
+from edgenas.device import Device, device_names
+from edgenas.errors import EdgeNASError, InputError, UnreachableError, WentBackError, near
+from edgenas.latency.profiling.checking import anchors_of
+from edgenas.latency.table import LatencyTable
+
+State = Literal["changed", "ok", "failed", "rolled back", "off", "not tried"]
+Told = Callable[["Outcome"], None]
+TableOf = Callable[[Device], LatencyTable | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one device.
+
+    Attributes:
+        state: "changed" (the new release is live now), "ok" (it was live already, and is well), "failed" (refused; the
+            old one is live), "rolled back" (it was live for a moment; the old one is again), "off" (not reached),
+            "not tried" (the rollout had stopped).
+        detail: why, in a sentence; "" where all is well.
+        shipped: all that was measured; None where it did not come to that.
+    """
+
+    device: str
+    state: State
+    detail: str = ""
+    shipped: Shipped | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How a bundle goes to many devices.
+
+    Attributes:
+        canary: so many devices first, one after the other; the others follow when all of them are well.
+        wave: so many at a time after that.
+        max_failures: more failures than that, and no further device is tried. Devices that are off are no failures.
+        keep: releases that stay on each device.
+        dry_run: do everything but the switch.
+    """
+
+    canary: int = 1
+    wave: int = 4
+    max_failures: int = 0
+    keep: int = 2
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.canary < 0 or self.wave < 1 or self.max_failures < 0 or self.keep < 2:
+            raise InputError(
+                f"A rollout of canary {self.canary}, wave {self.wave}, max failures {self.max_failures} and keep "
+                f"{self.keep} cannot be: expected at least 0, 1, 0 and 2."
+            )
+
+
+def chosen(pattern: str) -> list[Device]:
+    """The devices whose names match a pattern such as "pi-*", or several with commas between.
+
+    Raises:
+        InputError: one matches none.
+    """
+    names = device_names()
+    found: dict[str, None] = {}
+    for part in pattern.split(","):
+        matching = fnmatch.filter(names, part.strip())
+        if not matching:
+            raise InputError(f"No device is called {part.strip()!r}. {near(part.strip(), names)}")
+        found |= dict.fromkeys(matching)
+    return [Device.load(name) for name in found]
+
+
+def ship_to_all(
+    bundle: Bundle,
+    devices: Sequence[Device],
+    name: str,
+    rollout: Rollout,
+    *,
+    table_of: TableOf = lambda device: None,
+    told: Told = lambda outcome: None,
+) -> list[Outcome]:
+    """Ship a bundle to devices: the canaries, then the others in waves; the same call catches up with what was off.
+
+    Args:
+        bundle: what to ship.
+        devices: where to, in this order.
+        name: of the model on all of them.
+        rollout: how.
+        table_of: the latency table to hold each device to.
+        told: called with each outcome as it comes.
+
+    Returns:
+        one outcome a device, in their order.
+    """
+    tables = {device.name: table_of(device) for device in devices}
+    for table in [None, *tables.values()]:
+        files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread
+    outcomes: dict[str, Outcome] = {}
+
+    def one(device: Device) -> Outcome:
+        return _ship(bundle, device, name, tables[device.name], rollout)
+
+    def take(wave: Sequence[Device]) -> None:
+        with ThreadPoolExecutor(max(1, len(wave))) as hands:
+            for outcome in hands.map(one, wave):
+                outcomes[outcome.device] = outcome
+                told(outcome)
+
+    waiting = list(devices)
+    well = 0
+    while waiting and well < rollout.canary and not _failures(outcomes):  # a canary that is off is none
+        take([waiting.pop(0)])
+        well = sum(outcome.state in ("changed", "ok") for outcome in outcomes.values())
+    stopped = bool(_failures(outcomes))
+    while waiting and not stopped:
+        wave, waiting = waiting[: rollout.wave], waiting[rollout.wave :]
+        take(wave)
+        stopped = _failures(outcomes) > rollout.max_failures
+    for device in waiting:
+        failed = _failures(outcomes)
+        outcomes[device.name] = Outcome(device.name, "not tried", f"stopped after {failed} failed")
+        told(outcomes[device.name])
+    return [outcomes[device.name] for device in devices]
+
+
+def _failures(outcomes: dict[str, Outcome]) -> int:
+    return sum(outcome.state in ("failed", "rolled back") for outcome in outcomes.values())
+
+
+def _ship(bundle: Bundle, device: Device, name: str, table: LatencyTable | None, rollout: Rollout) -> Outcome:
+    try:
+        shipped = ship(bundle, device, name, table=table, keep=rollout.keep, dry_run=rollout.dry_run)
+    except UnreachableError as error:
+        return Outcome(device.name, "off", str(error))
+    except WentBackError as error:
+        return Outcome(device.name, "rolled back", str(error))
+    except EdgeNASError as error:
+        return Outcome(device.name, "failed", str(error))
+    if rollout.dry_run:
+        state: State = "ok" if shipped.previous == shipped.release else "changed"
+        return Outcome(device.name, state, "dry run", shipped)
+    return Outcome(device.name, "ok" if shipped.previous == shipped.active else "changed", "", shipped)

@@ -1,0 +1,181 @@
+"""Ed25519 keys (RFC 8032) that sign bundles, and the devices that trust them.
+
+A private key lies in the user's own configuration, never in a project; a public one can go anywhere.
+"""
+
+import base64
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+import edgenas.files as files
+from edgenas.device import Device, connect
+from edgenas.device.agent.signatures import key_id, signed_part
+from edgenas.errors import DeviceError, InputError, near
+
+DEFAULT = "default"  # the key that signs unless another one is named
+_WORD = "edgenas-ed25519"
+_PUBLIC = re.compile(_WORD + r" ([0-9a-f]{64})( .*)?")
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """What a device needs to check signatures.
+
+    Attributes:
+        key: its 32 bytes.
+        name: what its owner calls it.
+    """
+
+    key: bytes
+    name: str
+
+    @property
+    def id(self) -> str:
+        """16 hex digits, as devices name it."""
+        return key_id(self.key)
+
+    @property
+    def line(self) -> str:
+        """As it stands in a `.pub` file."""
+        return f"{_WORD} {self.key.hex()} {self.name}"
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """By the name of one of the user's own keys, or by the path of a `.pub` file.
+
+        Raises:
+            InputError: there is none, or it is not a public key.
+        """
+        path = Path(name) if name.endswith(".pub") else _folder() / f"{files.check_name('key', name)}.pub"
+        try:
+            match = _PUBLIC.fullmatch(path.read_text(encoding="utf-8").strip())
+        except FileNotFoundError:
+            raise InputError(
+                f"There is no key {name!r}. {near(name, key_names())} To make one: edgenas key create"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The key {path} cannot be read: {error}.") from None
+        if match is None:
+            raise InputError(f"{path} is no public key: expected a line '{_WORD} HEX NAME'.")
+        return cls(bytes.fromhex(match[1]), (match[2] or "").strip() or path.stem)
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A private key of the user's."""
+
+    public: PublicKey
+    _private: Ed25519PrivateKey
+
+    def sign(self, manifest: bytes) -> bytes:
+        """The content of `manifest.sig` for the bytes of a `manifest.json`."""
+        signature = base64.b64encode(self._private.sign(signed_part(manifest))).decode()
+        return json.dumps({"key": self.public.id, "signature": signature}).encode() + b"\n"
+
+    @classmethod
+    def load(cls, name: str = DEFAULT) -> Self:
+        """The user's key of this name.
+
+        Raises:
+            InputError: there is none, others can read it, or it is no Ed25519 key.
+        """
+        public = PublicKey.load(name)
+        path = _folder() / f"{name}.pem"
+        try:
+            if path.stat().st_mode & 0o077:
+                raise InputError(f"Others can read the private key {path}, so it is not used: chmod 600 {path}")
+            private = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise InputError(f"The private key {path} cannot be read: {error}.") from None
+        if not isinstance(private, Ed25519PrivateKey) or _raw(private) != public.key:
+            raise InputError(f"{path} and {path.with_suffix('.pub')} are no pair of Ed25519 keys.")
+        return cls(public, private)
+
+
+def create_key(name: str = DEFAULT) -> PublicKey:
+    """Make a pair of keys in the user's configuration (`~/.config/edgenas/keys`).
+
+    Raises:
+        InputError: the name is taken: a key is never overwritten.
+    """
+    folder = _folder()
+    private_path = folder / f"{files.check_name('key', name)}.pem"
+    if private_path.exists() or private_path.with_suffix(".pub").exists():
+        raise InputError(f"There is a key {name!r} already, and devices may trust it: choose another name.")
+    private = Ed25519PrivateKey.generate()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    descriptor = os.open(private_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    public = PublicKey(_raw(private), name)
+    files.write_atomically(private_path.with_suffix(".pub"), public.line + "\n")
+    return public
+
+
+def key_names() -> list[str]:
+    """The names of the user's own keys, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.pub"))
+
+
+def default_key() -> SigningKey | None:
+    """The key that signs unless another one is named; None where the user has made none."""
+    return SigningKey.load() if DEFAULT in key_names() else None
+
+
+def trust_key(device: Device, key: PublicKey) -> list[str]:
+    """Have a device take only what this key, or another one that it trusts, has signed; the ids of all of them.
+
+    Raises:
+        DeviceError: unreachable, or it cannot check signatures.
+    """
+    return _ask(device, "trust_key", key=key.key.hex())
+
+
+def distrust_key(device: Device, id: str) -> list[str]:  # noqa: A002
+    """Have a device trust a key no more; the ids of those that it still trusts.
+
+    Raises:
+        DeviceError: unreachable.
+        InputError: it does not trust that key.
+    """
+    return _ask(device, "distrust_key", key=id)
+
+
+def trusted_keys(device: Device) -> list[str]:
+    """The ids of the keys that a device trusts; none: it takes what comes whole.
+
+    Raises:
+        DeviceError: unreachable.
+    """
+    return _ask(device, "list_keys")
+
+
+def _ask(device: Device, op: str, **params: Any) -> list[str]:
+    with connect(device) as connection, connection.open_agent() as agent:
+        answer = agent.call(op, **params)
+    try:
+        return [str(id)[:16] for id in answer["trusted"]]  # noqa: A001
+    except (KeyError, TypeError):
+        raise DeviceError(f"{device.name}: its answer to {op!r} makes no sense: {answer!r}.") from None
+
+
+def _folder() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "edgenas" / "keys"
+
+
+def _raw(private: Ed25519PrivateKey) -> bytes:
+    return private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)

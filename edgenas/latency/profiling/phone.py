@@ -1,0 +1,341 @@
+"""A phone that is ours for measuring: `benchmark_model` runs there, one process a model, beside a reference model.
+
+The reference is measured anew every few models. A visit counts when the reference took the same before and after it;
+only ratios to it are kept, since a phone grows warm and slow within minutes.
+"""
+
+import contextlib
+import random
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+import edgenas.files as files
+from edgenas.device import Device, Phone, PhoneInfo, open_phone, phone_delegate, shares_host
+from edgenas.errors import DeviceError
+from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress
+from edgenas.latency.profiling.benchmark_output import Benchmark, read_result, read_text
+from edgenas.latency.profiling.rounds import (
+    HALF_WIDTH,
+    LEAST_PASSES,
+    LONGEST_WAIT_S,
+    MOST_PASSES,
+    TRIES,
+    Ratio,
+    Rounds,
+    half_width,
+)
+
+# Models between two runs of the reference; visits beside a reference that moved by more than that do not count.
+GROUP, MOST_MOVED = 4, 0.10
+# Of one process: inferences at least, for so long at least, after a warm-up; seconds.
+RUNS, LEAST_S, MOST_S, WARMUP_RUNS, WARMUP_S = 50, 0.1, 60, 3, 0.05
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One process of benchmark_model: what it found, or why the model cannot be run."""
+
+    found: Benchmark | None
+    failure: str | None
+
+
+class PhoneBench:
+    """Use it as a context manager, as `Bench`.
+
+    Args:
+        device: a phone; its delegate and cores are used.
+        threads: of one inference.
+        progress: told when the phone is disturbed.
+
+    Raises:
+        DeviceError: on entering: unreachable, without a benchmark_model that runs there, or somebody else measures.
+        InputError: on entering: the device's file names no benchmark_model that is there.
+    """
+
+    def __init__(self, device: Device, threads: int, progress: Progress = no_progress) -> None:
+        self.device = device
+        self._threads = threads
+        self._progress = progress
+        self._sent: set[str] = set()
+        self._expected_us: float | None = None
+        self._result_file = False  # whether this benchmark_model tells its times only there
+        self._stack = contextlib.ExitStack()
+        self.start_s = self.sending_s = 0.0  # what reaching it and sending to it took
+
+    def __enter__(self) -> Self:
+        start = time.monotonic()
+        try:
+            self.phone: Phone = open_phone(self.device, self._stack)
+            self.runtime_version = self.phone.runtime_version()
+            self.phone.lock()
+            self._tool = self.phone.tool
+        except BaseException:
+            self._stack.close()
+            raise
+        self._folder = f"{self.phone.connection.folder}/bench"
+        self.start_s = time.monotonic() - start
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(DeviceError):  # a link that broke has said so already
+            self.phone.connection.run(["rm", "-rf", "--", self._folder])
+        self._stack.close()
+
+    @property
+    def reference_us(self) -> float:
+        """What the reference model took here."""
+        if self._expected_us is None:
+            raise DeviceError(f"{self.device.name}: nothing was measured yet.")
+        return self._expected_us
+
+    @property
+    def info(self) -> PhoneInfo:
+        """What the phone says of itself."""
+        return self.phone.info
+
+    @property
+    def shares_host(self) -> bool:
+        """Whether the host's own work disturbs it."""
+        return shares_host(self.info)
+
+    def delegate(self, precision: str) -> str:
+        """What benchmark_model hands operators to, as a table's identity names it."""
+        return phone_delegate(self.device) or "none"
+
+    def measure(self, models: Sequence[Path], reference: Path) -> Rounds:
+        """Send what is not there yet, and measure.
+
+        Raises:
+            DeviceError: the link broke, no room, or the phone stays disturbed.
+        """
+        *paths, beside = self.send(*models, reference)
+        rounds = self.measure_there(paths, beside)
+        if self.info.disk_free_kb < ROOMY_KB:
+            self._forget([path for path in paths if path != beside])
+        return rounds
+
+    def measure_there(self, models: Sequence[str], reference: str) -> Rounds:
+        """Measure models that are on the phone, pass after pass, until each is known.
+
+        Args:
+            models, reference: paths there.
+
+        Raises:
+            DeviceError: the link broke, or the phone stays disturbed; the text says by what.
+        """
+        batch = _Batch(self.visit, models, reference)
+        disturbed = 0
+        while todo := batch.unknown():
+            if batch.visit_all(todo):
+                continue
+            disturbed += 1
+            if disturbed == TRIES:
+                raise DeviceError(self._complaint(batch, len(todo)))
+            self._progress(f"waiting: {self.device.name} is disturbed", disturbed, TRIES)
+            time.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
+        rounds = batch.result()
+        self._expected_us = self._expected_us or rounds.reference_us
+        return rounds
+
+    def visit(self, model: str, runs: int = RUNS, every_ms: float | None = None) -> Visit:
+        """Run one model in a process of its own.
+
+        Args:
+            model: its path on the phone.
+            runs: inferences at least.
+            every_ms: begin one inference every so many ms; None: one after the other.
+
+        Raises:
+            DeviceError: the link broke, or what benchmark_model says makes no sense.
+        """
+        flags = [f"--num_threads={self._threads}", f"--num_runs={runs}", f"--warmup_runs={WARMUP_RUNS}"]
+        flags += [f"--min_secs={LEAST_S}", f"--max_secs={MOST_S}", f"--warmup_min_secs={WARMUP_S}"]
+        if every_ms is not None:
+            flags.append(f"--run_frequency={1000 / every_ms:g}")
+        result = f"{self._folder}/result.pb"
+        if self._result_file:
+            self.phone.connection.run(["rm", "-f", "--", result])
+            flags.append(f"--result_file_path={result}")
+        done = self.phone.benchmark(model, flags)
+        text = f"{done.stdout}\n{done.stderr}"
+        if done.returncode != 0:
+            return Visit(None, why_it_failed(done.returncode, text))
+        if self._result_file:
+            return Visit(self._read_file(result), None)
+        if "Inference timings in us" not in text:  # LiteRT's tool
+            self._result_file = True
+            self.phone.connection.run(["mkdir", "-p", "--", self._folder])
+            return self.visit(model, runs, every_ms)
+        return Visit(read_text(text), None)
+
+    def _read_file(self, remote: str) -> Benchmark:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "result.pb"
+            try:
+                self.phone.connection.get(remote, local)
+            except DeviceError as error:
+                raise DeviceError(f"{self.device.name}: benchmark_model told no times: {error}") from None
+            return read_result(local.read_bytes())
+
+    def send(self, *models: Path) -> tuple[str, ...]:
+        """The models' paths on the phone, named by their content; sent is what is not there yet.
+
+        Raises:
+            DeviceError: the link broke, or no room.
+        """
+        names = {path: f"{files.sha256(path)[:16]}.tflite" for path in models}
+        new = {name: path for path, name in names.items() if name not in self._sent}
+        if new:
+            self._send(new)
+        return tuple(f"{self._folder}/{names[path]}" for path in models)
+
+    def _send(self, new: Mapping[str, Path]) -> None:
+        start = time.monotonic()
+        connection, archive = self.phone.connection, f"{self._folder}/models.tar"
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "models.tar"
+            with tarfile.open(local, "w") as content:
+                for name, path in new.items():
+                    content.add(path.resolve(), name)
+            connection.put(local, archive)
+        done = connection.run(["sh", "-c", 'tar -xf "$1" -C "$2" && rm -f -- "$1"', "sh", archive, self._folder], 300)
+        if done.returncode != 0:
+            why = done.stderr.strip()[-200:]
+            raise DeviceError(f"{self.device.name}: the models sent could not be unpacked: {why}")
+        self._sent |= set(new)
+        self.sending_s += time.monotonic() - start
+
+    def _forget(self, paths: Sequence[str]) -> None:
+        """Make room again; what is measured once more is sent once more."""
+        for start in range(0, len(paths), GROUP * 10):  # a command has a longest length
+            self.phone.connection.run(["rm", "-f", "--", *paths[start : start + GROUP * 10]])
+        self._sent -= {path.rpartition("/")[2] for path in paths}
+
+    def _complaint(self, batch: "_Batch", missing: int) -> str:
+        """Why the phone cannot be measured now, as far as it can tell."""
+        visits = max(1, batch.visits)
+        return (
+            f"{self.device.name} is too unsteady to measure: {missing} models are without enough undisturbed visits; "
+            f"in {batch.interrupted / visits:.0%} of all visits some inferences took far longer than the others, "
+            f"{batch.drifted / visits:.0%} had a reference model beside them that had moved by more than "
+            f"{MOST_MOVED:.0%}. {self.phone.health()} Close what else runs there, let it cool, keep it plugged in, and "
+            "try again: it goes on where it was."
+        )
+
+
+def why_it_failed(returncode: int, text: str) -> str:
+    """What ended benchmark_model, in a line.
+
+    Raises:
+        DeviceError: it does not run there at all, whatever the model.
+    """
+    if returncode in (126, 127):
+        raise DeviceError(f"benchmark_model does not run there: {text.strip()[-200:]}.")
+    signals = {132: "SIGILL: an instruction that this processor lacks", 134: "SIGABRT", 135: "SIGBUS",
+               137: "SIGKILL: perhaps out of memory", 139: "SIGSEGV"}  # fmt: skip
+    if returncode in signals:
+        return f"benchmark_model was ended by {signals[returncode]}"
+    errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
+    lines = errors or [line.strip() for line in text.splitlines() if line.strip()] or ["it does not say why"]
+    return f"benchmark_model ended with exit code {returncode}: {' | '.join(lines[:2])[:300]}"
+
+
+@dataclass
+class _Batch:
+    """The passes over some models so far."""
+
+    visit: Callable[[str], Visit]
+    models: Sequence[str]
+    reference: str
+    passes: int = 0
+    visits: int = 0
+    interrupted: int = 0
+    drifted: int = 0
+    busy_s: float = 0.0
+    failed: dict[int, str] = field(default_factory=dict)
+    references_us: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ratios: list[list[float]] = [[] for _ in self.models]
+        self.times_us: list[list[float]] = [[] for _ in self.models]
+
+    def unknown(self) -> list[int]:
+        """The models that need another visit."""
+        return [
+            index
+            for index, ratios in enumerate(self.ratios)
+            if index not in self.failed
+            and len(ratios) < MOST_PASSES
+            and (len(ratios) < LEAST_PASSES or half_width(ratios) > HALF_WIDTH)
+        ]
+
+    def visit_all(self, todo: Sequence[int]) -> bool:
+        """One visit to each, in an order of this pass' own; whether most of them were left undisturbed."""
+        start = time.monotonic()
+        order = list(todo)
+        random.Random(self.passes).shuffle(order)
+        good = 0
+        before_us = self._reference()
+        for place in range(0, len(order), GROUP):
+            group = order[place : place + GROUP]
+            found = {index: self._visit(index) for index in group}
+            after_us = self._reference()
+            steady = before_us is not None and after_us is not None and abs(after_us / before_us - 1) <= MOST_MOVED
+            for index, us in found.items():
+                if index in self.failed:
+                    good += 1
+                elif not steady:
+                    self.drifted += 1
+                elif us is not None and before_us is not None and after_us is not None:
+                    self.ratios[index].append(us / ((before_us + after_us) / 2))
+                    self.times_us[index].append(us)
+                    good += 1
+            before_us = after_us
+        self.passes += 1
+        self.busy_s += time.monotonic() - start
+        return good > len(todo) / 2
+
+    def _visit(self, index: int) -> float | None:
+        """Microseconds of one inference; None where it was disturbed, or cannot be run."""
+        visit = self.visit(self.models[index])
+        self.visits += 1
+        if visit.found is None:
+            self.failed[index] = visit.failure or "it does not say why"
+            return None
+        if visit.found.inference.disturbed:
+            self.interrupted += 1
+            return None
+        return visit.found.inference.typical_us
+
+    def _reference(self) -> float | None:
+        """The same of the reference model."""
+        visit = self.visit(self.reference)
+        if visit.found is None:
+            raise DeviceError(f"The reference model does not run on the phone: {visit.failure}.")
+        if visit.found.inference.disturbed:
+            return None
+        self.references_us.append(visit.found.inference.typical_us)
+        return self.references_us[-1]
+
+    def result(self) -> Rounds:
+        """All visits together."""
+        return Rounds(
+            ratios=tuple(
+                Ratio(float(np.mean(ratios)), half_width(ratios), None, None) if ratios else None
+                for ratios in self.ratios
+            ),
+            visits_us=tuple(np.array(times) for times in self.times_us),
+            failed=self.failed,
+            reference_us=float(np.median(self.references_us)),
+            visits=self.visits,
+            interrupted=self.interrupted,
+            drifted=self.drifted,
+            busy_s=self.busy_s,
+        )

@@ -1,0 +1,98 @@
+package org.example.edgenas
+
+import android.content.res.AssetManager
+import android.graphics.Bitmap
+import android.graphics.Canvas
+import android.graphics.Color
+import android.graphics.Paint
+import android.graphics.RectF
+import java.io.Closeable
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.security.MessageDigest
+import org.json.JSONObject
+import org.tensorflow.lite.DataType
+import org.tensorflow.lite.Interpreter
+import kotlin.math.exp
+import kotlin.math.max
+import kotlin.math.min
+
+/** A model that `edgenas export BUNDLE DIR --format android` wrote, from `assets/edgenas/NAME/`. For one thread. */
+class EdgeNasModel(assets: AssetManager, name: String, threads: Int = 1) : Closeable {
+    private val manifest = JSONObject(String(assets.open("edgenas/$name/manifest.json").use { it.readBytes() }))
+    private val policy = manifest.getJSONObject("preprocessing").getString("policy")
+
+    /** The names of the classes. */
+    val labels: List<String> = String(checked(assets, name, "labels.txt")).trimEnd('\n').split('\n')
+
+    private val model = checked(assets, name, "model.tflite")
+    private val interpreter =
+        Interpreter(direct(model.size).apply { put(model) }, Interpreter.Options().setNumThreads(threads))
+    private val input = interpreter.getInputTensor(0)
+    private val output = interpreter.getOutputTensor(0)
+    private val height = input.shape()[1]
+    private val width = input.shape()[2]
+    private val channels = input.shape()[3]
+
+    /** The probability of each label. */
+    fun classify(image: Bitmap): Map<String, Float> {
+        val scores = direct(output.numBytes())
+        interpreter.run(pixels(sized(image)), scores)
+        scores.rewind()
+        val logits = labels.map { if (output.dataType() == DataType.FLOAT32) scores.float else real(scores.get()) }
+        val powers = logits.map { exp(it - logits.reduce(::max)) }
+        return labels.zip(powers.map { it / powers.sum() }).toMap()
+    }
+
+    override fun close() = interpreter.close()
+
+    /** An asset whose SHA-256 is the manifest's. */
+    private fun checked(assets: AssetManager, name: String, file: String): ByteArray {
+        val content = assets.open("edgenas/$name/$file").use { it.readBytes() }
+        val hash = MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
+        val expected = manifest.getJSONObject("files").getString(file)
+        check(hash == expected) { "$file is not the file that was exported: expected $expected, received $hash" }
+        return content
+    }
+
+    /** The image at the model's size, as it was brought to it in training. */
+    private fun sized(image: Bitmap): Bitmap {
+        val across = width.toFloat() / image.width
+        val down = height.toFloat() / image.height
+        val (x, y) = when (policy) {
+            "fit" -> Pair(across, down)
+            "crop" -> max(across, down).let { Pair(it, it) }
+            "pad" -> min(across, down).let { Pair(it, it) }
+            else -> error("unknown policy $policy")
+        }
+        val result = Bitmap.createBitmap(width, height, Bitmap.Config.ARGB_8888)
+        val left = (width - x * image.width) / 2
+        val top = (height - y * image.height) / 2
+        val place = RectF(left, top, left + x * image.width, top + y * image.height)
+        Canvas(result).apply { drawColor(Color.BLACK) }.drawBitmap(image, null, place, Paint(Paint.FILTER_BITMAP_FLAG))
+        return result
+    }
+
+    /** Raw pixels of 0-255, row by row: normalisation is inside the model. */
+    private fun pixels(image: Bitmap): ByteBuffer {
+        val colours = IntArray(width * height)
+        image.getPixels(colours, 0, width, 0, 0, width, height)
+        val buffer = direct(input.numBytes())
+        for (colour in colours) {
+            val rgb = listOf(Color.red(colour), Color.green(colour), Color.blue(colour))
+            val grey = (299 * rgb[0] + 587 * rgb[1] + 114 * rgb[2] + 500) / 1000
+            for (value in if (channels == 1) listOf(grey) else rgb) {
+                if (input.dataType() == DataType.FLOAT32) buffer.putFloat(value.toFloat()) else buffer.put(value.toByte())
+            }
+        }
+        buffer.rewind()
+        return buffer
+    }
+
+    /** What a quantised score stands for. */
+    private fun real(stored: Byte): Float = output.quantizationParams().let {
+        it.scale * ((stored.toInt() and 0xff) - it.zeroPoint)
+    }
+
+    private fun direct(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
+}

@@ -1,0 +1,213 @@
+"""Wherever a shipment is cut, the device serves the old or the new release, whole, and the same command finishes it."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import edgenas.files as files
+from edgenas.deploy import Bundle, deployed, ship
+from edgenas.device import Device, Runtime
+from edgenas.errors import EdgeNASError
+from examples.live_model import LiveModel
+from tests.board import Board, Proxy
+
+pytestmark = pytest.mark.slow
+
+# Kills the agent at its Nth step in the file system below models/ and blobs/: just before it is done.
+_KILLER = """
+import os, signal, sys
+
+work, plan, me = os.environ["EDGENAS_WORK"], os.environ["EDGENAS_CUT"], os.getpid()
+cut = int(open(plan).read())
+steps = 0
+KINDS = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
+
+def hook(event, arguments):
+    global steps
+    if event == "open":
+        path, mode, flags = arguments
+        counts = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
+    else:
+        counts, path = event in KINDS, arguments[0] if arguments else None
+    if not counts or os.getpid() != me or not isinstance(path, (str, bytes, os.PathLike)):
+        return
+    path = os.fsdecode(path)
+    if not path.startswith((work + "/models", work + "/blobs")) and event != "os.symlink":
+        return
+    steps += 1
+    if steps == cut:
+        os.kill(me, signal.SIGKILL)
+    if cut == 0:
+        with open(plan + ".steps", "a") as log:
+            log.write(f"{event} {path}\\n")
+
+sys.addaudithook(hook)
+"""
+
+
+class Reader:
+    """An application on the device that reads the live model all the time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._live = LiveModel(folder)
+        self._end = threading.Event()
+        self.reads = self.switches = 0
+        self.bad: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.004):
+            try:
+                self.switches += self._live.changed()
+                folder = self._live.folder()
+                manifest = json.loads((folder / "manifest.json").read_text())
+                for name in ("model.tflite", "labels.txt"):
+                    if files.sha256(folder / name) != manifest["files"][name]:
+                        self.bad.append(f"{folder / name} is not whole")
+            except (OSError, ValueError, KeyError) as error:
+                self.bad.append(repr(error))
+            self.reads += 1
+
+
+class Cuts:
+    """Shipments to one board, each cut somewhere and then finished by the same call."""
+
+    def __init__(self, board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], folder: Path) -> None:
+        self._board, self._bundle, self._rewritten, self._folder = board, bundle, rewritten, folder
+        self.work = folder / "work"
+        self._plan = folder / "cut"
+        self._plan.write_text("0")
+        (folder / "sitecustomize.py").write_text(_KILLER)
+        wrapper = folder / "python"
+        wrapper.write_text(
+            f'#!/bin/sh\nEDGENAS_WORK="{self.work}" EDGENAS_CUT="{self._plan}" PYTHONPATH="{folder}" '
+            f'exec "{sys.executable}" "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        self.killed = self.device(Runtime(python=str(wrapper)))
+        self.direct = self.device(Runtime(python=sys.executable))
+        self.tried = self.lost = 0
+        self._live = bundle.manifest.release
+        ship(bundle, self.direct, "digits")
+
+    def device(self, runtime: Runtime, port: int | None = None) -> Device:
+        return self._board.device(folder=str(self.work), runtime=runtime, port=port)
+
+    def another(self) -> Bundle:
+        """A newer bundle with a model of its own (bytes after the end of a `.tflite` file mean nothing)."""
+        newer = self._rewritten(self._bundle, self._folder)
+        content = newer.model_path.read_bytes() + b"\0" * 100_000 + newer.folder.name.encode()
+        return Bundle.write(
+            self._folder / f"{newer.folder.name}-padded", newer.manifest, content, newer.labels, newer.samples
+        )
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[Bundle]:
+        """The block is to ship the bundle and be cut; afterwards all is looked at, and the same finishes the job."""
+        newer = self.another()
+        try:
+            yield newer
+        except EdgeNASError:
+            self.tried += 1
+        self._look(newer.manifest.release)
+        done = ship(newer, self.direct, "digits")
+        assert done.active == newer.manifest.release
+        self._look(newer.manifest.release)
+        self._live = newer.manifest.release
+
+    def _look(self, new: int) -> None:
+        (found,) = deployed(self.direct)
+        whole = all(
+            files.sha256(path) == json.loads((path.parent / "manifest.json").read_text())["files"][path.name]
+            for path in (self.work / "models" / "digits" / "current").iterdir()
+            if path.suffix in (".tflite", ".txt")
+        )
+        self.lost += not (whole and found.release in (self._live, new))
+
+    def steps(self) -> list[str]:
+        """What the agent does in the file system during one shipment."""
+        ship(self.another(), self.killed, "digits")
+        (found,) = deployed(self.direct)
+        self._live = found.release
+        return Path(f"{self._plan}.steps").read_text().splitlines()
+
+    def kill_agent_at(self, step: int) -> None:
+        self._plan.write_text(str(step))
+        with self.cut() as newer:
+            ship(newer, self.killed, "digits")
+        self._plan.write_text("0")
+
+    def cut_link_at(self, share: float, total: int) -> None:
+        with self.cut() as newer, Proxy(self._board.port) as proxy:
+            proxy.cut_after = int(share * total)
+            proxy.pause_s = 0.005
+            ship(newer, self.device(self.direct.runtime, proxy.port), "digits")
+
+    def sent_bytes(self) -> int:
+        """What one shipment sends over the link."""
+        with Proxy(self._board.port) as proxy:
+            ship(self.another(), self.device(self.direct.runtime, proxy.port), "digits")
+            (found,) = deployed(self.direct)
+            self._live = found.release
+            return proxy.sent
+
+    def kill_host_at(self, said: str, wait_s: float) -> None:
+        with self.cut() as newer:
+            self.direct.save()
+            argv = [sys.executable, "-c", "from edgenas.cli import main; main()", "ship", str(newer.folder),
+                    self.direct.name, "--as", "digits"]  # fmt: skip
+            process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            for line in process.stderr:
+                if said in line:
+                    break
+            time.sleep(wait_s)
+            process.send_signal(signal.SIGKILL)
+            self.tried += process.wait() == -signal.SIGKILL
+            process.stderr.close()
+
+
+def test_no_cut_loses_a_release(
+    board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    cuts = Cuts(board, bundle, rewritten, tmp_path)
+    with Reader(cuts.work / "models" / "digits") as reader:
+        steps = cuts.steps()
+        assert any("os.symlink" in step for step in steps), steps
+        assert any("history.jsonl" in step for step in steps), steps
+        for step in range(1, len(steps) + 1):
+            cuts.kill_agent_at(step)
+        total = cuts.sent_bytes()
+        for share in (0.2, 0.5, 0.8, 0.97):
+            cuts.cut_link_at(share, total)
+        for said, wait_s in (("sending", 0), ("checking", 0), ("running the samples", 0), ("measuring", 0.05)):
+            cuts.kill_host_at(said, wait_s)
+    with capsys.disabled():
+        print(
+            f"\ncuts tried {cuts.tried} (each of the agent's {len(steps)} file-system steps, 4 of the link, 4 of "
+            f"the host), releases lost {cuts.lost}, half-written files seen {len(reader.bad)} "
+            f"in {reader.reads} reads and {reader.switches} switches"
+        )
+    assert cuts.tried >= 20
+    assert cuts.lost == 0
+    assert reader.bad == []
+    assert reader.switches > cuts.tried
+    assert len(list((cuts.work / "models" / "digits" / "releases").iterdir())) == 2, "the live one, the one before"

@@ -1,0 +1,185 @@
+"""What a board refuses: one line that names the cause, the old release live, nothing left behind."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import edgenas.files as files
+from edgenas.deploy import Bundle, deployed, rollback, ship
+from edgenas.deploy.keys import PublicKey, SigningKey, create_key, distrust_key, trust_key, trusted_keys
+from edgenas.device import Device
+from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
+from tests.board import Board
+from tests.deploy.conftest import on_board
+
+Rewritten = Callable[..., Bundle]
+Keys = Callable[..., SigningKey]
+
+
+@dataclasses.dataclass
+class Guarded:
+    """A board that trusts one key, with one release live."""
+
+    board: Board
+    device: Device
+    key: SigningKey
+    live: int
+
+    def refuses(self, kind: type[EdgeNASError], words: str, bundle: Bundle, device: Device | None = None) -> None:
+        """Shipping `bundle` is refused with one line; afterwards all is as it was."""
+        before = self.tree()
+        with pytest.raises(kind, match=words) as caught:
+            ship(bundle, device or self.device, "digits")
+        assert "\n" not in str(caught.value)
+        assert self.tree() == before
+        (found,) = deployed(self.device)
+        assert found.release == self.live
+
+    def tree(self) -> dict[str, str]:
+        """Every file below the models and the store, and what it holds."""
+        work = Path(self.device.folder)
+        return {
+            str(path.relative_to(work)): files.sha256(path)
+            for folder in ("models", "blobs")
+            for path in sorted((work / folder).rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def guarded(board: Board, bundle: Bundle, rewritten: Rewritten, keys: Keys, tmp_path: Path) -> Guarded:
+    device = on_board(board, tmp_path / "work")
+    key = keys()
+    assert trust_key(device, key.public) == [key.public.id]
+    first = rewritten(bundle, tmp_path, key)
+    shipped = ship(first, device, "digits")
+    assert next(check for check in shipped.checks if check.name == "signature").passed
+    return Guarded(board, device, key, first.manifest.release)
+
+
+def test_a_changed_host_key(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    newer = rewritten(bundle, tmp_path, guarded.key)
+    other = dataclasses.replace(guarded.device, host_key=Path(f"{guarded.board.make_key('other')}.pub").read_text()
+                                .rpartition(" ")[0])  # fmt: skip
+    guarded.refuses(DeviceError, "its host key has CHANGED", newer, other)
+
+
+def test_an_unknown_host_key(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    newer = rewritten(bundle, tmp_path, guarded.key)
+    unknown = dataclasses.replace(guarded.device, host_key=None)
+    guarded.refuses(DeviceError, "its host key is not known yet", newer, unknown)
+
+
+def test_a_tampered_model(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    newer = rewritten(bundle, tmp_path, guarded.key)
+    newer.model_path.write_bytes(newer.model_path.read_bytes() + b"x")
+    guarded.refuses(CheckFailedError, r"model\.tflite: expected sha256", newer)
+    with pytest.raises(CheckFailedError, match="is not the file that was written"):
+        Bundle.load(newer.folder)
+
+
+def test_a_tampered_manifest(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    """Its checksum made right again: only the signature can tell."""
+    newer = rewritten(bundle, tmp_path, guarded.key)
+    path = newer.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    content["accuracy"]["test"] = 0.999
+    del content["checksum"]
+    content["checksum"] = files.sha256(files.canonical_json(content).encode())
+    path.write_text(json.dumps(content))
+    tampered = Bundle.load(newer.folder)
+    guarded.refuses(CheckFailedError, rf"the signature of manifest\.json by the key {guarded.key.public.id} is wrong",
+                    tampered)  # fmt: skip
+
+
+def test_a_wrong_signature_and_none(
+    guarded: Guarded, bundle: Bundle, rewritten: Rewritten, keys: Keys, tmp_path: Path
+) -> None:
+    stranger = keys("stranger")
+    guarded.refuses(
+        CheckFailedError,
+        f"signed by the key '{stranger.public.id}', and this device trusts only {guarded.key.public.id}",
+        rewritten(bundle, tmp_path, stranger),
+    )
+    guarded.refuses(CheckFailedError, "the bundle is not signed", rewritten(bundle, tmp_path))
+    forged = rewritten(bundle, tmp_path, stranger)
+    signature = json.loads((forged.folder / "manifest.sig").read_text()) | {"key": guarded.key.public.id}
+    (forged.folder / "manifest.sig").write_text(json.dumps(signature))
+    guarded.refuses(CheckFailedError, "the signature of .* is wrong", Bundle.load(forged.folder))
+    for nonsense in ("{", "[]", '{"key": 1}', json.dumps(signature | {"signature": "%%"})):
+        (forged.folder / "manifest.sig").write_text(nonsense)
+        guarded.refuses(CheckFailedError, r"manifest\.sig cannot be read|is signed by the key '1'", Bundle(
+            forged.folder, forged.manifest))  # fmt: skip
+
+
+def test_a_replayed_older_release(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    newest = rewritten(bundle, tmp_path, guarded.key)
+    old = Bundle.load(Path(shutil.copytree(rewritten(bundle, tmp_path, guarded.key, release=guarded.live - 1).folder,
+                                           tmp_path / "old")))  # fmt: skip
+    first = guarded.live
+    ship(newest, guarded.device, "digits")
+    guarded.live = newest.manifest.release
+    guarded.refuses(CheckFailedError, rf"release {first - 1} of digits is older than release {guarded.live}", old)
+    assert rollback(guarded.device, "digits", to=first).active == first
+    guarded.live = first
+    guarded.refuses(CheckFailedError, "is older than release", old)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("needs root, to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(
+    full_disk: Path, guarded: Guarded, big_bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    newer = rewritten(big_bundle, tmp_path, guarded.key)
+    (full_disk / "filler").write_bytes(bytes(1_500_000))
+    guarded.refuses(CheckFailedError, r"1\.\d MB are needed and 1 MB to spare; the device has .* MB free", newer)
+
+
+def test_a_read_only_folder(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    folder = guarded.device.folder
+    newer = rewritten(bundle, tmp_path, guarded.key)
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+        pytest.skip("needs root, to make a folder read-only")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        guarded.refuses(DeviceError, "Read-only file system", newer)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    shipped = ship(newer, guarded.device, "digits")
+    assert shipped.active == newer.manifest.release
+
+
+def test_keys_are_made_once_kept_private_and_taken_back(guarded: Guarded, keys: Keys, tmp_path: Path) -> None:
+    folder = tmp_path / "config" / "edgenas" / "keys"
+    assert (folder / "default.pem").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(InputError, match="There is a key 'default' already"):
+        create_key()
+    public = PublicKey.load(str(folder / "default.pub"))
+    assert public == guarded.key.public
+    assert "PRIVATE" not in repr(guarded.key) and guarded.key.public.line.startswith("edgenas-ed25519 ")
+    with pytest.raises(InputError, match="is not among the keys trusted here"):
+        distrust_key(guarded.device, "0" * 16)
+    second = keys("second")
+    assert set(trust_key(guarded.device, second.public)) == {public.id, second.public.id}
+    assert distrust_key(guarded.device, public.id) == [second.public.id] == trusted_keys(guarded.device)
+    live = Bundle.load(next(tmp_path.glob("again-*")))
+    with pytest.raises(CheckFailedError, match=f"this device trusts only {second.public.id}"):
+        ship(live, guarded.device, "digits")
+    (folder / "default.pem").chmod(0o644)
+    with pytest.raises(InputError, match="Others can read the private key"):
+        SigningKey.load()
+    with pytest.raises(InputError, match="There is no key 'nobody'"):
+        SigningKey.load("nobody")

@@ -1,0 +1,164 @@
+"""Phones over adb, with the real client: what it says is explained, and two phones are told apart."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgenas.device import Device, Runtime, connect
+from edgenas.device.adb import explain_state
+from edgenas.errors import DeviceError
+from tests.adb.lab import AdbServer, LabPhone
+
+Make = Callable[..., LabPhone]
+
+
+def device_at(serial: str) -> Device:
+    return Device("phone", f"adb:{serial}", runtime=Runtime("benchmark-model", benchmark_model="x"))
+
+
+@pytest.mark.parametrize(
+    ("serial", "state", "words"),
+    [
+        ("A1", "unauthorized", r"'unauthorized': .*confirm 'Allow USB debugging'"),
+        ("A1", "offline", r"'offline': .*or: adb -s A1 reconnect$"),
+        ("10.0.0.7:5555", "offline", r"adb disconnect 10\.0\.0\.7:5555; adb connect 10\.0\.0\.7:5555$"),
+        ("A1", "authorizing", "confirm on it"),
+        ("A1", "connecting", "try again in a moment"),
+        ("A1", "no permissions (user in plugdev group; are your udev rules wrong?)", "udev rules"),
+        ("A1", "bootloader", "fastboot reboot"),
+        ("A1", "recovery", "adb -s A1 reboot"),
+        ("A1", "sideload", "update"),
+        ("A1", "host", "another adb host"),
+        ("A1", "something new", "adb says it is 'something new'"),
+    ],
+)
+def test_each_state_is_explained_in_one_line(serial: str, state: str, words: str):
+    text = explain_state(serial, {serial: state, "other": "device"})
+    assert text is not None
+    assert re.search(words, text), text
+    assert "\n" not in text
+
+
+def test_a_phone_that_is_not_attached_is_told_from_others():
+    assert explain_state("A1", {"A1": "device"}) is None
+    assert "adb sees no phone at all): plug it in" in str(explain_state("A1", {}))
+    assert "(adb sees B2, C3): plug it in" in str(explain_state("A1", {"C3": "device", "B2": "offline"}))
+    assert "udev rules" in str(explain_state("A1", {"????????????": "no permissions"})), "then it has no number either"
+    assert "adb connect pixel:5555" in str(explain_state("pixel:5555", {}))
+
+
+def test_an_unknown_serial_is_one_line(adb_server: AdbServer, phone: LabPhone):
+    with connect(device_at("NOSUCH")) as connection, pytest.raises(DeviceError) as caught:
+        connection.run(["true"])
+    assert f"no phone NOSUCH is attached (adb sees {phone.serial}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_client_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ADB", "/no/adb")
+    with connect(device_at("A1")) as connection, pytest.raises(DeviceError, match=r"'/no/adb', which is no program"):
+        connection.run(["true"])
+    monkeypatch.delenv("ADB")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with connect(device_at("A1")) as connection, pytest.raises(DeviceError, match="sudo apt-get install adb"):
+        connection.run(["true"])
+
+
+def test_a_phone_that_has_not_allowed_us(make_phone: Make, adb_server: AdbServer):
+    phone = make_phone()
+    phone.adbd.authorised = False
+    adb_server.attach(phone.serial, "unauthorized")
+    with connect(phone.device()) as connection, pytest.raises(DeviceError, match="Allow USB debugging") as caught:
+        connection.run(["true"])
+    assert "\n" not in str(caught.value)
+
+
+def test_two_phones_are_told_apart(make_phone: Make, tmp_path: Path):
+    """Without a serial number adb would refuse: more than one device."""
+    phones = [make_phone(), make_phone()]
+    (tmp_path / "file").write_text("for the second")
+    with connect(phones[1].device()) as connection:
+        connection.put(tmp_path / "file", "edgenas/file")
+    assert (phones[1].home / "edgenas" / "file").read_text() == "for the second"
+    assert not (phones[0].home / "edgenas").exists()
+    for phone in phones:
+        with connect(phone.device()) as connection:
+            assert connection.home == str(phone.home)
+
+
+def test_a_cable_that_comes_out_in_mid_push_leaves_the_old_file(make_phone: Make, tmp_path: Path):
+    phone = make_phone()
+    source, target = tmp_path / "source", phone.home / "there" / "target"
+    source.write_bytes(os.urandom(8_000_000))
+    target.parent.mkdir()
+    target.write_text("old")
+    with connect(phone.device()) as connection:
+        phone.adbd.cut_after = 3_000_000
+        with pytest.raises(DeviceError, match=r"could not be written: .*(offline|is attached)") as caught:
+            connection.put(source, str(target))
+        assert "\n" not in str(caught.value)
+        assert target.read_text() == "old"
+        with pytest.raises(DeviceError, match=r"offline|is attached"):
+            connection.run(["true"])
+        phone.plug_in()
+        connection.put(source, str(target))
+        assert target.read_bytes() == source.read_bytes()
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_a_full_phone_is_named(phone: LabPhone, tmp_path: Path):
+    """/dev/full is a disk without room; it comes in the file's place when the phone makes room for it."""
+    source, target = tmp_path / "source", phone.home / "full" / "target"
+    source.write_bytes(b"x" * 100_000)
+    phone.replace("rm", '/bin/rm "$@"; ln -s /dev/full "$3"')
+    try:
+        with (
+            connect(phone.device()) as connection,
+            pytest.raises(DeviceError, match=r"could not be written: .*No space"),
+        ):
+            connection.put(source, str(target))
+    finally:
+        (phone.bin / "rm").unlink()
+    assert not target.exists()
+
+
+def test_what_arrives_with_other_content_is_refused(phone: LabPhone, tmp_path: Path):
+    source, folder = tmp_path / "source", phone.home / "other"
+    source.write_bytes(b"as it was sent")
+    phone.replace("wc", f'/usr/bin/wc "$@"; printf X | dd of={folder}/target.part conv=notrunc 2>/dev/null')
+    try:
+        with connect(phone.device()) as connection, pytest.raises(DeviceError, match="other content arrived"):
+            connection.put(source, str(folder / "target"))
+    finally:
+        (phone.bin / "wc").unlink()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
+    with connect(phone.device()) as connection:
+        process = connection.start(["sh", "-c", 'echo ready; echo $$; cat; echo "$1"', "sh", "it's"])
+        said = b""
+        while said.count(b"\n") < 2:
+            said += process.receive(10)
+        assert said.startswith(b"ready\n")
+        pid = int(said.split()[1])
+        process.send(b"hello\n")
+        assert process.receive(10) == b"hello\n"
+        with pytest.raises(TimeoutError):
+            process.receive(0.2)
+        assert Path(f"/proc/{pid}").exists()
+        process.close()
+        for _ in range(50):
+            if not Path(f"/proc/{pid}").exists():
+                return
+            time.sleep(0.1)
+        raise AssertionError("it runs on")
+
+
+def test_no_agent_on_a_phone(phone: LabPhone):
+    with connect(phone.device()) as connection, pytest.raises(DeviceError, match="a phone has no Python"):
+        connection.open_agent()

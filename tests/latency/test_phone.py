@@ -1,0 +1,256 @@
+"""Phones measured through benchmark_model: a stand-in prints what the real one does, and its times are real."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.latency.profiling import phone as phones
+from edgenas.latency.profiling import phone_measuring
+from edgenas.latency.profiling.benchmark_output import Benchmark, Timing
+from edgenas.latency.profiling.explaining import explain_layer
+from edgenas.latency.profiling.measuring import measure_file
+from edgenas.latency.profiling.phone import PhoneBench, Visit, _Batch
+from edgenas.latency.profiling.planning import Plan
+from edgenas.latency.profiling.profiler import profile, table_name
+from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.finding import mismatch
+from edgenas.model import MODELS, ConversionPool
+from tests.adb.lab import LabPhone
+from tests.latency.conftest import SPACE
+
+Make = Callable[..., LabPhone]
+
+
+@pytest.fixture
+def model(project: Path, small_plan: Plan) -> Path:
+    with ConversionPool(MODELS, "int8") as pool:
+        return pool.path(small_plan.reference)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer passes and shorter processes: what they find is real all the same."""
+    monkeypatch.setattr(phones, "LEAST_PASSES", 2)
+    monkeypatch.setattr(phones, "MOST_PASSES", 2)
+    monkeypatch.setattr(phones, "MOST_MOVED", 1.0)
+    monkeypatch.setattr(phones, "LEAST_S", 0.05)
+    monkeypatch.setattr(phones, "WARMUP_S", 0.01)
+    monkeypatch.setattr(phones, "LONGEST_WAIT_S", 0.1)
+
+
+@pytest.fixture
+def tiny_plan(small_plan: Plan) -> Plan:
+    """A handful of layers and networks."""
+    networks = small_plan.networks
+    return Plan(small_plan.layers[:6], networks[:6], networks[8:12], networks[20:23], small_plan.reference)
+
+
+# What counts
+
+
+def timing(us: float, disturbed: bool = False) -> Visit:
+    found = Timing(50, us, us / 2, 10 * us, us, us if disturbed else us / 10, None)
+    return Visit(Benchmark(1.0, us, found, None, None), None)
+
+
+def batch(visits: dict[str, list[Visit]]) -> _Batch:
+    """A batch over m0, m1, ... whose visits come from these lists; the reference's too."""
+    iterators = {name: iter(found) for name, found in visits.items()}
+    models = sorted(name for name in visits if name != "reference")
+    return _Batch(lambda name: next(iterators[name]), models, "reference")
+
+
+def test_ratios_are_to_the_neighbouring_references():
+    one = batch(
+        {"m0": [timing(10), timing(12), timing(14)], "reference": [timing(us) for us in (100, 108, 110, 112, 100, 104)]}
+    )
+    for _ in range(3):
+        assert one.visit_all(one.unknown())
+    rounds = one.result()
+    ratio = rounds.ratios[0]
+    assert ratio is not None
+    assert ratio.value == pytest.approx(np.mean([10 / 104, 12 / 111, 14 / 102]))
+    assert (ratio.cold, ratio.resident_kb) == (None, None)
+    assert rounds.reference_us == pytest.approx(106)
+    assert (rounds.visits, rounds.drifted, rounds.interrupted) == (3, 0, 0)
+
+
+def test_a_reference_that_moved_spoils_the_visits_beside_it_alone():
+    visits = {f"m{i}": [timing(10)] for i in range(8)}
+    one = batch(visits | {"reference": [timing(100), timing(111), timing(111)]})
+    assert not one.visit_all(range(8)), "only half of the visits were good"
+    assert one.drifted == 4
+    assert sum(len(ratios) for ratios in one.ratios) == 4
+    assert {ratio for ratios in one.ratios for ratio in ratios} == {10 / 111}
+
+
+def test_a_disturbed_visit_and_a_model_that_does_not_run():
+    one = batch({"m0": [timing(10, disturbed=True)], "m1": [Visit(None, "it crashed")], "m2": [timing(10)],
+                 "reference": [timing(100), timing(100)]})  # fmt: skip
+    assert one.visit_all([0, 1, 2])
+    assert (one.interrupted, one.failed) == (1, {1: "it crashed"})
+    assert one.unknown() == [0, 2]
+    with pytest.raises(DeviceError, match="reference model does not run on the phone: it crashed"):
+        batch({"m0": [], "reference": [Visit(None, "it crashed")]}).visit_all([0])
+
+
+def test_passes_go_on_until_a_model_is_known():
+    one = batch({"m0": [timing(10)] * 3, "m1": [timing(us) for us in (10, 11, 10, 11, 10, 11)],
+                 "reference": [timing(100)] * 20})  # fmt: skip
+    passes = []
+    while todo := one.unknown():
+        passes.append(todo)
+        one.visit_all(todo)
+    assert passes == [[0, 1]] * 3 + [[1]] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "words"),
+    [
+        (139, "", "SIGSEGV"), (132, "", "SIGILL: an instruction that this processor lacks"), (137, "", "out of memory"),
+        (1, "INFO: x\nERROR: Failed to mmap\nERROR: Benchmarking failed.", "exit code 1: ERROR: Failed to mmap |"),
+        (1, "", "it does not say why"),
+    ],
+)  # fmt: skip
+def test_why_a_model_does_not_run(code: int, text: str, words: str):
+    assert words in phones.why_it_failed(code, text)
+
+
+def test_a_benchmark_model_that_does_not_run_is_no_model_s_fault():
+    with pytest.raises(DeviceError, match="does not run there: sh: not executable"):
+        phones.why_it_failed(126, "sh: not executable: 64-bit ELF file")
+
+
+# On a phone
+
+
+@pytest.mark.parametrize("style", ["classic", "percentiles", "litert"])
+def test_every_kind_of_benchmark_model_is_understood(make_phone: Make, model: Path, style: str):
+    with PhoneBench(make_phone(style=style).device(), 1) as bench:
+        (there,) = bench.send(model)
+        visit = bench.visit(there, runs=60)
+        assert visit.found is not None
+        assert visit.found.inference.count >= 60
+        assert 1 < visit.found.inference.typical_us < 1e6
+        assert (visit.found.inference.median_us is None) == (style == "classic")
+        assert visit.found.growth_kb is not None
+        assert visit.found.delegated == ("full" if style != "litert" else None)
+
+
+def test_benchmark_model_that_talks_nonsense_is_refused_in_one_line(make_phone: Make, model: Path):
+    phone = make_phone()
+    phone.adbd.environment["BENCHMARK_SAYS"] = "Inference timings in us: Init: 1, First inference: 1"
+    with PhoneBench(phone.device(), 1) as bench, pytest.raises(DeviceError, match="makes no sense") as caught:
+        bench.measure([model], model)
+    assert "\n" not in str(caught.value)
+    phone.adbd.environment["BENCHMARK_SAYS"] = "hello"
+    with PhoneBench(phone.device(), 1) as bench, pytest.raises(DeviceError, match="told no times"):
+        bench.measure([model], model)
+    assert not (phone.home / "edgenas" / "bench").exists()
+
+
+@pytest.mark.slow
+def test_measure(make_phone: Make, project: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(phone_measuring, "LONGEST_WAIT_S", 0.5)
+    odd = tmp_path / "-$(touch canary) 'it'\nis.tflite"
+    odd.write_bytes(model.read_bytes())
+    phone = make_phone(style="percentiles")
+    found = measure_file(odd, phone.device(), runs=100)
+    times = found["latency_ms"]
+    assert 0 < times["ci95"][0] <= times["median"] <= times["ci95"][1] < 1000
+    assert times["first"] > 0
+    assert (times["p90"], times["p99"], found["away"]) == (None, None, None)
+    assert found["load_ms"] > 0
+    assert found["peak_rss_growth_kb"] > 0
+    assert found["delegated"] == "full"
+    assert not (phone.home / "edgenas" / "bench").exists()
+    assert not list(phone.root.rglob("canary")) and not (project / "canary").exists()
+
+
+def test_a_file_that_is_no_model(phone: LabPhone, project: Path, tmp_path: Path):
+    (tmp_path / "bad.tflite").write_bytes(b"no model" * 100)
+    with pytest.raises(CheckFailedError, match=r"does not run there: .*exit code 1: ERROR: Failed"):
+        measure_file(tmp_path / "bad.tflite", phone.device())
+    (tmp_path / "bad.tflite").write_bytes(b"EDGENAS-CRASH")
+    with pytest.raises(CheckFailedError, match="ended by SIGSEGV"):
+        measure_file(tmp_path / "bad.tflite", phone.device())
+
+
+@pytest.mark.slow
+def test_a_profile_and_what_is_said_of_a_layer(
+    make_phone: Make, project: Path, tiny_plan: Plan, quiet: LatencyTable, quick: None
+):
+    phone = make_phone()
+    device = phone.device()
+    device.save()
+    table = profile(device, SPACE, "int8", plan=tiny_plan)
+    name = table_name(device, SPACE, "int8", 1)
+    assert name == "phone-tiny-28x28x1-int8-t1"
+    assert LatencyTable.load(name).entries == table.entries
+    identity = table.identity
+    assert (identity.runtime, identity.delegate, len(identity.runtime_version)) == ("benchmark-model", "XNNPACK", 16)
+    assert (identity.cpu, identity.os) == ("EdgeNAS Stand-in (host, x86_64)", "Android 14")
+    assert set(table.entries) == set(tiny_plan.layers)
+    assert all(entry.cold_us is None and entry.us > 0 for entry in table.entries.values())
+    summary = table.certificate_summary()
+    assert summary is not None
+    assert summary["networks"] == 3
+    for layer, entry in table.entries.items():  # the same processor and runtime as the quiet table's
+        share = (entry.us / table.reference[1]) / (quiet.entries[layer].us / quiet.reference[1])
+        if quiet.entries[layer].us > 0.1 * quiet.reference[1]:
+            assert 0.4 < share < 2.5, (str(layer), share)
+    assert not (phone.home / "edgenas" / "bench").exists()
+
+    layer = next(iter(table.entries))
+    said = explain_layer(device, table, layer)
+    assert [kernel["name"] for kernel in said["kernels"]] == ["TfLiteXNNPackDelegate"]
+    assert said["total_us"] > 0
+    assert said["runtime_version"] == identity.runtime_version
+
+    assert mismatch(table, device, "int8", 1) is None
+    gpu = dataclasses.replace(device, runtime=dataclasses.replace(device.runtime, delegate="gpu"))
+    assert mismatch(table, gpu, "int8", 1) == "it is for the delegate XNNPACK, wanted is GPU"
+    assert table_name(gpu, SPACE, "int8", 1) == f"{name}-gpu"
+
+
+@pytest.mark.slow
+def test_a_cable_that_comes_out_in_mid_profile_costs_nothing_measured(
+    make_phone: Make, project: Path, tiny_plan: Plan, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
+    phone = make_phone()
+
+    def cut(what: str, done: int, total: int) -> None:
+        if what == "measuring" and done >= 8 and phone.adbd.plugged:
+            phone.adbd.unplug()
+
+    with pytest.raises(DeviceError, match=r"offline|is attached"):
+        profile(phone.device(), SPACE, "int8", plan=tiny_plan, progress=cut)
+    phone.plug_in()
+    table = profile(phone.device(), SPACE, "int8", plan=tiny_plan)
+    assert table.provenance["sessions"] == 2
+    assert set(table.entries) == set(tiny_plan.layers)
+
+
+def test_cores_threads_and_delegate_reach_benchmark_model(make_phone: Make, model: Path):
+    phone = make_phone()
+    log = phone.root / "log"
+    phone.tool.write_text(f'#!/bin/sh\n[ "$1" = --help ] || {{ taskset -p $$; echo "$@"; }} >> {log}; exit 1\n')
+    for delegate, flag in (("gpu", "--use_gpu=true"), ("nnapi", "--use_nnapi=true"), ("none", "--use_xnnpack=false")):
+        runtime = dataclasses.replace(phone.device().runtime, delegate=delegate, cores=(0,))
+        with PhoneBench(phone.device(runtime=runtime), 3) as bench:
+            assert bench.visit("/m").failure is not None
+        said = log.read_text()
+        assert f"{flag} --num_threads=3 " in said
+        assert "mask: 1\n" in said
+        log.unlink()
+
+
+def test_no_benchmark_model_on_the_host(phone: LabPhone, tmp_path: Path):
+    runtime = dataclasses.replace(phone.device().runtime, benchmark_model=str(tmp_path / "nothing"))
+    with pytest.raises(InputError, match="cannot be read"), PhoneBench(phone.device(runtime=runtime), 1):
+        pass
