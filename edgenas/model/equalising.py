@@ -41,7 +41,7 @@ def equalise(model: Any, images: Images) -> Any:
     largest = [np.zeros(activation.output.shape[-1]) for _, activation, _ in pairs]
     for start in range(0, len(images), _AT_ONCE):
         found = inner(images[start : start + _AT_ONCE], training=False)
-        for most, values in zip(largest, found, strict=True):
+        for most, values in zip(largest, found if isinstance(found, list) else [found], strict=True):
             np.maximum(most, np.asarray(values).max(axis=(0, 1, 2)), out=most)
     for (before, activation, after), most in zip(pairs, largest, strict=True):
         bound = MOST_OF_RELU6 if isinstance(activation, keras.layers.ReLU) else np.inf

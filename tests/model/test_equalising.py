@@ -13,7 +13,12 @@ from tests.model.test_folding import images_for
 RELU = Architecture.parse(str(PLAIN).replace("relu6", "relu").replace("_se0.25", ""))
 
 
-@pytest.mark.parametrize("network", [PLAIN, HARDSWISH, COLOUR, RELU], ids=["plain", "hardswish", "colour", "relu"])
+ONE_PAIR = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu6 head_c16_relu6 dense_n10")
+
+
+@pytest.mark.parametrize(
+    "network", [PLAIN, HARDSWISH, COLOUR, RELU, ONE_PAIR], ids=["plain", "hardswish", "colour", "relu", "one_pair"]
+)
 def test_the_network_computes_the_same(network: Architecture) -> None:
     images = images_for(network)
     folded = fold(settled(network, images))
