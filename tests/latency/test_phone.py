@@ -44,9 +44,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny_plan(small_plan: Plan) -> Plan:
-    """A handful of layers and networks."""
+    """The small plan's layers, and a handful of its networks."""
     networks = small_plan.networks
-    return Plan(small_plan.layers[:6], networks[:6], networks[8:12], networks[20:23], small_plan.reference)
+    return Plan(small_plan.layers, networks[:6], networks[8:12], networks[20:23], small_plan.reference)
 
 
 # What counts
