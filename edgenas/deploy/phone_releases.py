@@ -42,7 +42,7 @@ for f in * .[!.]*; do
 done
 """
 _MOVE = 'cd "$1" && mkdir -p releases && sync && mv .staging "releases/$2" && sync'
-# Android's `ln -f` makes the link beside it, as current_XXXXXX, and renames that; its `mv` replaces no link to a folder.
+# Android's `ln -f` makes the link beside it, as current_XXXXXX, and renames that; its `mv` replaces no such link.
 _SWITCH = """
 cd "$1" || exit 1
 if ln -sfn "releases/$2" current 2>/dev/null && [ "$(readlink current)" = "releases/$2" ]; then sync; exit 0; fi
