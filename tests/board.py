@@ -182,6 +182,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.cut_after: int | None = None
+        self.pause_s = 0.0  # after each 16 kB to the board: a slow link
         self.stalled = threading.Event()
         self.sent = 0  # bytes to the board
         self._sockets: list[socket.socket] = []
@@ -218,6 +219,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 14):
                 if counted:
+                    time.sleep(self.pause_s)
                     self.sent += len(data)
                     if self.cut_after is not None and self.sent > self.cut_after:
                         self.cut()

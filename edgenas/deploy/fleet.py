@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgenas.deploy.bundle import Bundle
-from edgenas.deploy.promise import reference_for
+from edgenas.deploy.promise import files_beside
 from edgenas.deploy.shipped import Shipped
 from edgenas.deploy.shipping import ship
 from edgenas.device import Device, device_names
 from edgenas.errors import EdgeNASError, InputError, UnreachableError, WentBackError, near
+from edgenas.latency.profiling.checking import anchors_of
 from edgenas.latency.table import LatencyTable
 
 State = Literal["changed", "ok", "failed", "rolled back", "off", "not tried"]
@@ -102,9 +103,8 @@ def ship_to_all(
         one outcome a device, in their order.
     """
     tables = {device.name: table_of(device) for device in devices}
-    for table in tables.values():
-        reference_for(table)  # converted once, not by each thread
-    reference_for(None)
+    for table in [None, *tables.values()]:
+        files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread
     outcomes: dict[str, Outcome] = {}
 
     def one(device: Device) -> Outcome:

@@ -5,23 +5,20 @@ A phone has no Python, so nothing there can check a signature or compare outputs
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from edgenas.deploy.bundle import LABELS, MODEL, Bundle
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.phone_releases import PhoneReleases, State
-from edgenas.deploy.promise import Measured, promise, reference_for
+from edgenas.deploy.promise import Measured, files_beside, measured_beside, promise
 from edgenas.deploy.releases import Deployed, RolledBack, Verified
-from edgenas.deploy.shipped import Check, Shipped
-from edgenas.deploy.shipping import RELEASED
+from edgenas.deploy.shipment import RELEASED, Shipment, threads_of
+from edgenas.deploy.shipped import Shipped
 from edgenas.device import Device, connect
-from edgenas.errors import CheckFailedError, EdgeNASError, InputError, WentBackError
+from edgenas.errors import CheckFailedError, InputError, WentBackError
 from edgenas.files import sha256
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.profiling.measuring import median_interval
+from edgenas.latency.profiling.checking import anchors_of
 from edgenas.latency.profiling.phone import PhoneBench
 from edgenas.latency.table import LatencyTable
 
@@ -50,12 +47,9 @@ def ship_to_phone(
         DeviceError: unreachable, the link broke, or the app is not debuggable. The old model stays live.
         InputError: no name of a package.
     """
-    used = bundle.manifest.table
-    threads = table.identity.threads if table is not None else 1 if used is None else used.identity.threads
-    with PhoneBench(device, threads, progress) as bench:
+    with PhoneBench(device, threads_of(bundle, table), progress) as bench:
         releases = PhoneReleases(bench.phone.connection, to_app)
-        shipment = _Shipment(bundle, precision, name, table, bench, threads, releases, progress)
-        return shipment.run(dry_run, keep)
+        return _PhoneShipment(bundle, precision, name, table, bench, releases, progress).run(dry_run, keep)
 
 
 def deployed_on_phone(device: Device, to_app: str | None = None) -> list[Deployed]:
@@ -151,19 +145,13 @@ def _hashes_sent(device: Device, name: str, state: State, release: int) -> dict[
 
 
 def _measure(bench: PhoneBench, table: LatencyTable | None, model: str) -> Measured:
-    """How long a model on the phone takes beside the reference model."""
-    (beside,) = bench.send(reference_for(table))
-    rounds = bench.measure_there([model], beside)
-    ratio = rounds.ratios[0]
-    if ratio is None:
-        raise CheckFailedError(f"{bench.device.name}: the model does not run there: {rounds.failed[0]}.")
-    times = rounds.visits_us[0] / 1000
-    median, p90 = np.percentile(times, [50, 90])
-    normalised_ms = None if table is None else ratio.value * table.reference[1] / 1000
-    return Measured(float(median), float(p90), median_interval(times), normalised_ms)
+    """How long a model on the phone takes beside the reference model, and beside networks of the table."""
+    anchors = [] if table is None else anchors_of(table)
+    reference, *beside = bench.send(*files_beside(table, anchors))
+    return measured_beside(bench.device, table, anchors, bench.measure_there([model, *beside], reference))
 
 
-class _Shipment:
+class _PhoneShipment(Shipment):
     """One bundle on its way to one phone."""
 
     def __init__(
@@ -173,39 +161,31 @@ class _Shipment:
         name: str,
         table: LatencyTable | None,
         bench: PhoneBench,
-        threads: int,
         releases: PhoneReleases,
         progress: Progress,
     ) -> None:
-        self._bundle = bundle
-        self._precision = precision
-        self._name = name
-        self._table = table
         self._bench = bench
-        self._threads = threads
         self._releases = releases
-        self._release = bundle.manifest.release
-        self._progress = progress
-        self._promise = promise(table, bundle.architecture, bench.phone)
-        self._before = releases.state(name)
-        sources = {file: bundle.folder / file for file in RELEASED} | {MODEL: bundle.model_of(precision)}
-        self._sources = {file: path for file, path in sources.items() if path.is_file()}
-        self._hashes = {file: sha256(path) for file, path in self._sources.items()}
-        self._switching = False
-        self._checks: list[Check] = []
+        self._there = releases.state(name)
+        promised = promise(table, bundle.architecture, bench.phone)
+        super().__init__(bundle, precision, name, bench.device, table, promised, self._there.live, progress)
 
     def run(self, dry_run: bool, keep: int) -> Shipped:
         """All steps in order."""
         self._refuse_older()
-        with self._placed() as (folder, staged):
+        with self._cleared_up():
+            folder, staged = self._place()
             self._progress("checking on the device", 0, 1)
             self._releases.verify(folder, self._hashes)
             self._note("hashes", True, f"{len(self._hashes)} files arrived as they were sent")
             self._note("signature", None, "a phone checks hashes only, no signatures")
             self._note("agreement", None, "benchmark_model gives no outputs to compare with the host's")
-            shipped = self._result(self._latency(folder), dry_run)
+            self._progress("measuring on the device", 0, 1)
+            measured = _measure(self._bench, self._measured_with, self._releases.reachable(folder, MODEL))
+            self._hold_to_limit(measured)
+            shipped = self._result(measured, None, dry_run)
             if dry_run:
-                self._releases.discard(self._name)
+                self._clear()
                 return shipped
             if staged:
                 self._releases.adopt(self._name, self._release)
@@ -213,164 +193,56 @@ class _Shipment:
             self._releases.prune(self._name, keep)
         return dataclasses.replace(shipped, active=self._release)
 
+    def _live(self) -> int | None:
+        return self._releases.state(self._name).live
+
+    def _clear(self, *sent: str) -> None:
+        self._releases.discard(self._name)
+
     def _activate(self, shipped: Shipped) -> None:
         """The switch; what cannot be read where it is live is taken back."""
-        if self._before.live == self._release and _record_of(self._before, self._release) is not None:
+        if self._there.live == self._release and _record_of(self._there, self._release) is not None:
             return
         self._switching = True
         self._releases.point(self._name, self._release)
         try:
             self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
         except CheckFailedError as error:
-            self._releases.point(self._name, self._before.live)
+            self._releases.point(self._name, self._there.live)
             raise WentBackError(f"{error} It was live for a moment, and was taken back.") from None
         self._releases.note(self._name, "activate", self._release, record=self._record(shipped))
 
     def _refuse_older(self) -> None:
         """A release is never followed by an older one; `rollback` is the way back."""
-        newest = self._before.newest
-        if self._release < newest and self._release != self._before.live:
+        newest = self._there.newest
+        if self._release < newest and self._release != self._there.live:
             raise CheckFailedError(
-                f"{self._bench.device.name}: release {self._release} of {self._name} is older than release {newest}, "
+                f"{self._device.name}: release {self._release} of {self._name} is older than release {newest}, "
                 "which this device has had; back to what it still keeps: edgenas rollback; a bundle gets a new number "
                 "with: edgenas sign BUNDLE."
             )
 
-    @contextlib.contextmanager
-    def _placed(self) -> Iterator[tuple[str, bool]]:
-        """The release's folder on the phone, its files in it, and whether it is only staged.
-
-        Left by an error, what is staged is removed and the error says what is live.
-        """
-        try:
-            if self._is_there():
-                yield self._releases.folder(self._name, self._release), False
-                return
-            size_bytes = sum(path.stat().st_size for path in self._sources.values())
-            staging = self._releases.stage(self._name, size_bytes)
-            for number, (file, path) in enumerate(self._sources.items()):
-                self._progress("sending", number, len(self._sources))
-                self._releases.put(path, staging, file)
-            yield staging, True
-        except EdgeNASError as error:
-            self._discard()
-            error.args = (f"{error} {self._what_is_live()}",)
-            raise
-        except BaseException:
-            self._discard()
-            raise
+    def _place(self) -> tuple[str, bool]:
+        """The release's folder on the phone, its files in it, and whether it is only staged."""
+        if self._is_there():
+            return self._releases.folder(self._name, self._release), False
+        size_bytes = sum(path.stat().st_size for path in self._sources.values())
+        staging = self._releases.stage(self._name, size_bytes)
+        for number, (file, path) in enumerate(self._sources.items()):
+            self._progress("sending", number, len(self._sources))
+            self._releases.put(path, staging, file)
+        return staging, True
 
     def _is_there(self) -> bool:
         """Whether the release has its folder already; one that is damaged and was never live is removed."""
-        if self._release not in self._before.releases:
+        if self._release not in self._there.releases:
             return False
-        if self._release != self._before.live:
+        if self._release != self._there.live:
             try:
                 self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
             except CheckFailedError:
-                if any(event["release"] == self._release for event in self._before.events):
+                if any(event["release"] == self._release for event in self._there.events):
                     raise
                 self._releases.remove(self._name, self._release)
                 return False
         return True
-
-    def _discard(self) -> None:
-        """Remove the staging folder where the phone can still be reached; the next `stage` removes it otherwise."""
-        with contextlib.suppress(EdgeNASError):
-            self._releases.discard(self._name)
-
-    def _latency(self, placed: str) -> Measured:
-        """How long it takes there, and whether that keeps its limit."""
-        self._progress("measuring on the device", 0, 1)
-        table = None if self._promise.highest_ms is None else self._table
-        measured = _measure(self._bench, table, self._releases.reachable(placed, MODEL))
-        limit = self._limit_ms
-        if limit is not None:
-            low, high = measured.interval_ms
-            detail = f"{measured.median_ms:.4g} ms measured ({low:.4g} to {high:.4g}), at most {limit:.4g} ms allowed"
-            self._note("limit", low <= limit, detail)
-            if low > limit:
-                raise CheckFailedError(f"{self._bench.device.name}: the model is slower than its limit: {detail}.")
-        return measured
-
-    def _result(self, measured: Measured, dry_run: bool) -> Shipped:
-        said = self._promise
-        kept = said.kept(measured.normalised_ms)
-        if said.gap is not None:
-            self._note("promise", None, said.gap)
-        else:
-            detail = (
-                f"{measured.normalised_ms:.4g} ms in the table's units, {said.predicted_ms:.4g} ms predicted, "
-                f"at most {said.highest_ms:.4g} ms promised"
-            )
-            self._note("promise", kept, detail)
-        return Shipped(
-            name=self._name,
-            device=self._bench.device.name,
-            active=self._before.live,
-            previous=self._before.live,
-            agreement_on_device=None,
-            largest_difference=None,
-            release=self._release,
-            latency_ms={"median": measured.median_ms, "p90": measured.p90_ms},
-            latency_interval_ms=measured.interval_ms,
-            normalised_ms=measured.normalised_ms,
-            predicted_ms=self._predicted_ms,
-            limit_ms=self._limit_ms,
-            promise="unbacked" if kept is None else "kept" if kept else "broken",
-            promise_kept=kept,
-            checks=tuple(self._checks),
-            dry_run=dry_run,
-        )
-
-    def _record(self, shipped: Shipped) -> dict[str, Any]:
-        """What the phone keeps of this release, for `deployed` and `verify`."""
-        manifest = self._bundle.manifest
-        return {
-            "study": manifest.study.name,
-            "candidate": manifest.study.candidate,
-            "architecture": manifest.architecture.id,
-            "precision": self._precision,
-            "threads": self._threads,
-            "test_accuracy": manifest.accuracy.test,
-            "latency_ms": shipped.latency_ms,
-            "predicted_ms": shipped.predicted_ms,
-            "agreement_on_device": None,
-            "model_sha256": self._hashes[MODEL],
-            "sha256": self._hashes,
-        }
-
-    @property
-    def _predicted_ms(self) -> float | None:
-        """By the table; without one, by the bundle's, which is of the precision that it was made for."""
-        manifest = self._bundle.manifest
-        if self._table is None and self._precision == manifest.precision:
-            return manifest.predicted.latency_ms
-        return self._promise.predicted_ms
-
-    @property
-    def _limit_ms(self) -> float | None:
-        """The stricter of the study's limit and the phone's own."""
-        limits = (self._bundle.manifest.limits.get("max_latency_ms"), self._bench.device.limits.max_latency_ms)
-        return min((limit for limit in limits if limit is not None), default=None)
-
-    def _note(self, name: str, passed: bool | None, detail: str) -> None:
-        self._checks.append(Check(name, passed, detail))
-
-    def _what_is_live(self) -> str:
-        """One sentence on what the phone serves now that shipping has failed."""
-        before, name = self._before.live, self._bench.device.name
-        try:
-            live = self._releases.state(self._name).live
-        except EdgeNASError:
-            if self._switching:
-                return (
-                    f"That was in the middle of the switch: the old or the new {self._name!r} is live, whole either "
-                    f"way. Ask with: edgenas deployed {name}"
-                )
-            live = before  # only the switch changes it
-        if live != before:
-            return f"The new release {live} of {self._name!r} is live all the same."
-        if live is None:
-            return f"Nothing was put live: {self._name!r} has no release on {name}."
-        return f"The old model is still live: release {live} of {self._name!r}."

@@ -1,7 +1,10 @@
 """What a latency table promises of a network on one device, and what was measured there."""
 
 import contextlib
+import tempfile
 import threading
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.architecture import Architecture
-from edgenas.device import Agent, Connection, Phone, shares_host
+from edgenas.device import Agent, Connection, Device, Phone, shares_host
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.profiling.measuring import REFERENCE_FILE, measure_there, median_interval, reference_path
-from edgenas.latency.profiling.rounds import measure_rounds
+from edgenas.latency.profiling.checking import anchors_of, state_of
+from edgenas.latency.profiling.measuring import measure_there, median_interval, reference_path
+from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError
-from edgenas.model import MODELS, ConversionPool
+from edgenas.latency.table.certificate import Network
+from edgenas.model import MODELS, ConversionPool, wait_for
 
 COVERAGE = 0.9  # of the interval that a promise is
 _RUNS = 100  # of a model without a table
@@ -47,8 +52,8 @@ class Measured:
     Attributes:
         median_ms, p90_ms: as the clock showed them.
         interval_ms: of the median, coverage 95%.
-        normalised_ms: relative to the reference model in the same rounds, so that the device's drift is out of it, in
-            the table's milliseconds; None without a table of this device.
+        normalised_ms: relative to the reference model and to networks of the table in the same rounds, so that the
+            device's drift is out of it, in the table's milliseconds; None without a table of this device.
     """
 
     median_ms: float
@@ -86,12 +91,14 @@ def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent
     return Promise(predicted_ms, None, gap)
 
 
-def reference_for(table: LatencyTable | None) -> Path:
-    """The `.tflite` file to measure beside: the table's reference network, or that of any model."""
+def files_beside(table: LatencyTable | None, anchors: Sequence[Network]) -> list[Path]:
+    """The `.tflite` files to measure beside, converted where they are not there yet: a table's reference model and its
+    anchors, or without a table the reference of any model."""
     if table is None:
-        return reference_path()
+        return [reference_path()]
+    networks = [table.reference[0], *(anchor.notation for anchor in anchors)]
     with ConversionPool(MODELS, table.precision) as pool:
-        return pool.path(Architecture.parse(table.reference[0]))
+        return wait_for(pool.submit([Architecture.parse(notation) for notation in networks]))
 
 
 def measure_in_place(
@@ -109,8 +116,8 @@ def measure_in_place(
         CheckFailedError: the model does not run there.
         DeviceError: the link broke, the device is too disturbed, or a time that no clock gives.
     """
-    reference = f"{scratch}/{REFERENCE_FILE}"
-    connection.put(reference_for(table), reference)
+    anchors = [] if table is None else anchors_of(table)
+    reference, *beside = _send_beside(connection, agent, table, anchors, scratch)
     # Devices that are this very machine (containers, servers of tests) take turns.
     with _ONE_AT_A_TIME if shares_host(agent.info) else contextlib.nullcontext():
         agent.lock()
@@ -119,12 +126,46 @@ def measure_in_place(
             return _measured(times, None)
         identity = table.identity
         rounds = measure_rounds(
-            agent, [model], reference, runtime=identity.runtime, threads=identity.threads, cores=identity.cores
+            agent,
+            [model, *beside],
+            reference,
+            runtime=identity.runtime,
+            threads=identity.threads,
+            cores=identity.cores,
         )
-    ratio = rounds.ratios[0]
-    if ratio is None:
-        raise CheckFailedError(f"{agent.device.name}: the model does not run there: {rounds.failed[0]}.")
-    return _measured(rounds.visits_us[0], ratio.value * table.reference[1] / 1000)
+    return measured_beside(agent.device, table, anchors, rounds)
+
+
+def measured_beside(device: Device, table: LatencyTable | None, anchors: Sequence[Network], rounds: Rounds) -> Measured:
+    """What rounds of a model, and of a table's anchors after it, say of the model.
+
+    Raises:
+        CheckFailedError: one of them does not run there.
+    """
+    for index, ratio in enumerate(rounds.ratios):
+        if ratio is None:
+            what = "the model" if index == 0 else "a network of the table"
+            raise CheckFailedError(f"{device.name}: {what} does not run there: {rounds.failed[index]}.")
+    own, *others = (ratio for ratio in rounds.ratios if ratio is not None)
+    if table is None:
+        return _measured(rounds.visits_us[0], None)
+    state = state_of(table, anchors, others)
+    return _measured(rounds.visits_us[0], own.value * table.reference[1] / 1000 / state)
+
+
+def _send_beside(
+    connection: Connection, agent: Agent, table: LatencyTable | None, anchors: Sequence[Network], scratch: str
+) -> list[str]:
+    """The paths on the device of the reference model and of the anchors."""
+    files = files_beside(table, anchors)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "beside.zip"
+        with zipfile.ZipFile(archive, "w") as content:
+            for number, path in enumerate(files):
+                content.write(path, f"beside_{number}.tflite")
+        connection.put(archive, f"{scratch}/beside.zip")
+    agent.call("unpack", archive=f"{scratch}/beside.zip", folder=scratch)
+    return [f"{scratch}/beside_{number}.tflite" for number in range(len(files))]
 
 
 def _measured(times_us: npt.NDArray[np.float64], normalised_ms: float | None) -> Measured:

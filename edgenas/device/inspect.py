@@ -57,8 +57,9 @@ def _without_python(connection: Connection) -> list[Finding]:
 def _introduction(device: Device, info: DeviceInfo) -> Finding:
     same = "; it is this very machine: it is measured only while the host is idle" if shares_host(info) else ""
     memory = f"{info.memory_total_kb / 1e6:.1f} GB"
-    what = f"{device.name}: {info.cpu}, {info.cores} cores, {memory}, {info.os}, Python {info.python}{same}"
-    return Finding("ok", what)
+    machine = f"{info.cpu}, {info.machine}, {info.cores} cores, {memory}"
+    system = ", ".join(filter(None, [info.os, info.libc, f"Python {info.python}"]))
+    return Finding("ok", f"{device.name}: {machine}, {system}{same}")
 
 
 def _runtime(device: Device, info: DeviceInfo) -> Finding:

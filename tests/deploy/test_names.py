@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgenas.deploy import Bundle, ship
 from edgenas.device import Connection, connect
-from edgenas.errors import DeviceError, InputError
+from edgenas.errors import EdgeNASError, InputError
 from tests.board import Board
 from tests.deploy.conftest import on_board
 
@@ -86,7 +86,7 @@ def test_no_hostile_name_of_a_model_reaches_the_device(
         ):
             with pytest.raises(InputError, match="is no name for"):
                 agent.call(op, **params)
-        with pytest.raises(DeviceError):
+        with pytest.raises(EdgeNASError):
             agent.call("activate", name="net", release=1, folder=name, record={})
         agent.call("discard", name="net", files=[name])
     assert touched(board) == []

@@ -273,6 +273,7 @@ def test_a_link_cut_in_mid_upload_leaves_the_old_model_and_the_upload_goes_on(
     one, sha = bundle.manifest.release, big_bundle.manifest.files["model.tflite"]
     with Proxy(board.port) as proxy:
         proxy.cut_after = 600_000  # the agent is there already: this is within the model's 1.2 MB
+        proxy.pause_s = 0.01
         words = f"the link broke.*The old model is still live: release {one} of 'digits'"
         with pytest.raises(UnreachableError, match=words):
             ship(big_bundle, on_board(board, tmp_path / "work", proxy.port), "digits")

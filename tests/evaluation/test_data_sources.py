@@ -127,13 +127,6 @@ def test_a_class_with_one_image_is_named(root: Path, cache: Path) -> None:
         load_dataset(root, SHAPE, cache=cache)
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "re\rturn", os.fsdecode(b"not \xff text")])
-def test_a_class_whose_name_is_no_line_of_text(root: Path, cache: Path, name: str) -> None:
-    fill(root / name, 6, 0)
-    with pytest.raises(InputError, match="cannot stand in a line of text"):
-        load_dataset(str(root), SHAPE, cache=cache)
-
-
 def test_no_class_and_one_class(tmp_path: Path, cache: Path) -> None:
     fill(tmp_path / "flat", 3)
     with pytest.raises(InputError, match="expected one sub-folder a class"):

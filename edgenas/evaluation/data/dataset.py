@@ -73,13 +73,6 @@ class Dataset:
     input_shape: InputShape
     folder: Path
 
-    def __post_init__(self) -> None:
-        for label in self.labels:
-            if "\n" in label or "\r" in label or label != label.encode(errors="replace").decode():
-                raise InputError(
-                    f"The class {label!r} of {self.source} cannot stand in a line of text: give it another name."
-                )
-
     def __len__(self) -> int:
         return len(self.y)
 

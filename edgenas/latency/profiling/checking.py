@@ -16,9 +16,11 @@ from edgenas.latency.profiling.profiler import BATCH, Subject, identify
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.certificate import Network
 from edgenas.model import MODELS, ConversionPool, wait_for
 
 NETWORKS, LAYERS = 16, 40
+ANCHORS = 12
 # Fresh: the networks' times moved by at most this share in the middle, nine in ten layers by at most that, and the
 # device as a whole is this much slower or faster at most.
 MOST_SHIFT, MOST_LAYER_SHIFT, MOST_SPEED_SHIFT = 0.05, 0.20, 0.20
@@ -78,7 +80,7 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     paths = convert(table, [*subjects, *layers], progress)
     with bench_of(device, table, progress) as bench:
         changes = differences(table.identity, identify(bench, table.precision, table.identity.threads))
-        ratios = measure_again(bench, paths, progress)
+        ratios = [ratio for batch in measure_again(bench, paths, progress) for ratio in batch]
         reference_us = bench.reference_us
     was_us = table.reference[1]
     now_ms = np.array([ratio.value for ratio in ratios[: len(networks)]]) * was_us / 1000
@@ -100,6 +102,23 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     )
 
 
+def anchors_of(table: LatencyTable) -> list[Network]:
+    """Networks of the table's calibration that tell what state the device is in, evenly spread over their times.
+
+    One reference model is not enough for that: on a machine that others use too, memory and caches are faster or slower
+    from one minute to the next, by some percent, and one network feels it more than another.
+    """
+    networks = table.calibration.networks
+    return _spread(networks, [network.truth_ms for network in networks], ANCHORS)
+
+
+def state_of(table: LatencyTable, anchors: Sequence[Network], ratios: Sequence[Ratio]) -> float:
+    """How long networks take now, beside the reference model, over what they took when the table was made: the median
+    over the anchors; 1 where the table has none."""
+    now_ms = np.array([ratio.value for ratio in ratios]) * table.reference[1] / 1000
+    return float(np.median(now_ms / np.array([network.truth_ms for network in anchors]))) if anchors else 1.0
+
+
 def _spread(items: Sequence[T], costs: Sequence[float], count: int) -> list[T]:
     """Some of the items, evenly spread over their costs."""
     order = np.argsort(costs)
@@ -114,26 +133,54 @@ def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress
         return wait_for(jobs, lambda done, total: progress("converting", done, total))
 
 
-def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:
-    """The ratio of each file but the last to the last.
+def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress, beside: int = 0) -> list[list[Ratio]]:
+    """The ratio of each file but the last to the last, batch by batch.
+
+    Args:
+        paths: of what to measure, and of the reference model.
+        beside: so many of the first files are measured in each batch; their ratios come first in it.
 
     Raises:
         CheckFailedError: a model does not run.
         DeviceError: the link broke, or the device stays disturbed.
     """
     *models, reference = paths
-    ratios: list[Ratio] = []
-    for start in range(0, len(models), BATCH):
-        progress("measuring", start, len(models))
-        rounds = bench.measure(models[start : start + BATCH], reference)
-        for index, ratio in enumerate(rounds.ratios):
-            if ratio is None:
-                raise CheckFailedError(
-                    f"{bench.device.name}: {models[start + index].name} does not run there: {rounds.failed[index]}."
-                )
-            ratios.append(ratio)
-    progress("measuring", len(models), len(models))
-    return ratios
+    always, others = models[:beside], models[beside:]
+    batches: list[list[Ratio]] = []
+    for start in range(0, len(others), BATCH - beside):
+        progress("measuring", start, len(others))
+        batch = [*always, *others[start : start + BATCH - beside]]
+        rounds = bench.measure(batch, reference)
+        ratios = [ratio for ratio in rounds.ratios if ratio is not None]
+        if len(ratios) < len(batch):
+            index = rounds.ratios.index(None)
+            raise CheckFailedError(
+                f"{bench.device.name}: {batch[index].name} does not run there: {rounds.failed[index]}."
+            )
+        batches.append(ratios)
+    progress("measuring", len(others), len(others))
+    return batches
+
+
+def measure_networks(
+    bench: AnyBench, table: LatencyTable, networks: Sequence[Architecture], progress: Progress = no_progress
+) -> tuple[list[float], list[float]]:
+    """What whole networks take on a table's device now, [N] in the table's milliseconds, anchors beside them; and the
+    state of the device in which each was measured, [N] (see `state_of`), by which that is divided already.
+
+    Raises:
+        CheckFailedError: a model does not run.
+        DeviceError: the link broke, or the device stays disturbed.
+    """
+    anchors = anchors_of(table)
+    paths = convert(table, [*(Architecture.parse(anchor.notation) for anchor in anchors), *networks], progress)
+    found: list[float] = []
+    states: list[float] = []
+    for ratios in measure_again(bench, paths, progress, beside=len(anchors)):
+        state = state_of(table, anchors, ratios[: len(anchors)])
+        found += [ratio.value * table.reference[1] / 1000 / state for ratio in ratios[len(anchors) :]]
+        states += [state] * (len(ratios) - len(anchors))
+    return found, states
 
 
 def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> AnyBench:

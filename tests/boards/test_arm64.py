@@ -1,0 +1,178 @@
+"""The three jobs on an ARM64 board, emulated, over SSH; and models whose runtime dies there.
+
+The tests run in order on one board. What a profile finds there says nothing of a real board's speed.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+import edgenas.files as files
+from edgenas.deploy import Bundle, deployed, ship
+from edgenas.device import Device, Runtime, connect, findings, fingerprint
+from edgenas.errors import CheckFailedError
+from edgenas.latency.profiling.planning import Plan
+from edgenas.latency.profiling.profiler import profile
+from edgenas.space import MobileSpace
+from tests.boards.conftest import User
+from tests.boards.entering import MODEL
+
+pytestmark = [pytest.mark.boards, pytest.mark.slow]
+
+SPACE = MobileSpace("tiny", (8, 8, 1), 10)
+# The board's Python, with a runtime that runs into an instruction that no ARM processor knows, or reads address 0,
+# when it loads a model whose path says so.
+CRASHING = """
+import ctypes
+import mmap
+
+try:
+    from ai_edge_litert import interpreter
+except ImportError:
+    pass
+else:
+    load = interpreter.Interpreter.__init__
+
+    def dying(self, model_path=None, **options):
+        if "undefined" in str(model_path):
+            page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+            page.write(bytes(mmap.PAGESIZE))
+            ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+        if "address0" in str(model_path):
+            ctypes.string_at(0)
+        load(self, model_path=model_path, **options)
+
+    interpreter.Interpreter.__init__ = dying
+"""
+
+
+def arm(user: User) -> Device:
+    """The device that the tests have set up."""
+    with contextlib.chdir(user.folder):
+        return Device.load("arm")
+
+
+def said(user: User) -> tuple[int, list[str]]:
+    """What doctor finds, a line each with its level."""
+    code, answer, _ = user.types("doctor", "arm")
+    return code, [f"{found['level']}: {found['what']} {found['remedy'] or ''}" for found in answer["findings"]]
+
+
+def few_layers() -> Plan:
+    """Small networks that differ in their kernels: 8 of them, made of 10 layers."""
+    values = {name: options[0] for name, options in SPACE.choices.items()} | {"stem_stride": 2}
+    names = [f"stage{stage}_block1_kernel" for stage in (1, 2, 3)]
+    networks = [
+        SPACE.decode(values | dict(zip(names, kernels, strict=True))) for kernels in itertools.product((3, 5), repeat=3)
+    ]
+    layers = dict.fromkeys(layer for network in networks for layer in network.layers())
+    return Plan(tuple(layers), tuple(networks[:3]), tuple(networks[3:6]), tuple(networks[6:]), networks[0])
+
+
+def test_1_doctor_knows_the_board_and_what_it_lacks(user: User):
+    url = f"ssh://{user.board.user}@127.0.0.1:{user.board.port}"
+    user.gets("device", "add", "arm", url, "--identity-file", str(user.board.user_key))
+    right = fingerprint(user.board.host_key_line)
+    assert user.gets("device", "trust", "arm", "--fingerprint", right)["fingerprint"] == right
+    code, lines = said(user)
+    assert code == 4
+    machine = rf"{MODEL}, aarch64, \d+ cores, .* GB"
+    assert re.match(rf"ok: arm: {machine}, Debian GNU/Linux .*, glibc 2\.\d+, Python 3\.", lines[0])
+    assert [line for line in lines if line.startswith("problem: ")] == [
+        "problem: ai-edge-litert does not work there: not installed edgenas device setup arm"
+    ]
+
+
+def test_2_setup_sends_wheels_for_its_processor(user: User):
+    code, answer, told = user.types("device", "setup", "arm", "--offline")
+    assert code == 0, told
+    assert re.search(r"sending ai_edge_litert-.*aarch64\.whl", told)
+    code, lines = said(user)
+    assert code == 0
+    assert f"ok: ai-edge-litert {answer['version']} works " in lines
+
+
+def test_3_a_profile_of_a_few_layers(user: User):
+    plan = few_layers()
+    with contextlib.chdir(user.folder):
+        table = profile(arm(user), SPACE, "int8", plan=plan)
+        made = sorted(Path("latency_tables").iterdir())
+    assert [path.name for path in made] == ["arm-tiny-8x8x1-int8-t1.json"]
+    assert (table.source, table.identity.cpu, table.identity.delegate) == ("measured", MODEL, "XNNPACK")
+    assert set(table.entries) == set(plan.layers) and len(plan.layers) == 10
+    assert table.certificate is not None
+    assert all(network.truth_ms > 0 for network in table.certificate.networks)
+
+
+def test_4_ship_roll_back_and_list(user: User, bundle: Bundle):
+    first = user.gets("ship", str(bundle.folder), "arm", "--as", "digits")
+    assert (first["active"], first["previous"]) == (1, None)
+    assert first["agreement_on_device"] >= 0.98
+    assert first["latency_ms"]["median"] > 0
+    assert user.gets("ship", str(bundle.folder), "arm", "--as", "digits")["active"] == 2
+    assert user.gets("rollback", "arm", "digits")["active"] == 1
+    (model,) = user.gets("deployed", "arm")["models"]
+    assert (model["name"], model["release"]) == ("digits", 1)
+    live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
+    assert files.sha256(live) == bundle.manifest.files["model.tflite"]
+
+
+def crashing(user: User) -> Device:
+    """The same board with another Python, once it is set up."""
+    folder = user.board.home / "crashing"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(CRASHING)
+    (folder / "python").write_text(
+        '#!/bin/sh\nPYTHONPATH="$HOME/crashing" exec "$HOME/.edgenas/venv/bin/python" "$@"\n'
+    )
+    (folder / "python").chmod(0o755)
+    return dataclasses.replace(arm(user), runtime=Runtime(python="~/crashing/python"))
+
+
+def test_5_a_model_that_kills_the_runtime_is_named_and_the_session_goes_on(user: User, bundle: Bundle):
+    names = ("good", "undefined", "address0", "fine")
+    with connect(crashing(user)) as connection, connection.open_agent() as agent:
+        paths = [f"{connection.folder}/{name}.tflite" for name in names]
+        for path in paths:
+            connection.put(bundle.model_path, path)
+        pid = agent.info.pid
+        answer = agent.call("measure", models=paths, reference=paths[0], visits=3, timeout_s=300)
+        assert answer["failed"] == {"1": "killed by SIGILL", "2": "killed by SIGSEGV"}
+        assert [model is None for model in answer["models"]] == [False, True, True, False]
+        for path, name in ((paths[1], "SIGILL"), (paths[2], "SIGSEGV")):
+            with pytest.raises(CheckFailedError, match=f"arm: the model's process was killed by {name}"):
+                agent.call("single", model=path, runs=3)
+        assert len(agent.call("single", model=paths[3], runs=3)["times_us"]) == 3
+        assert agent.call("hello")["pid"] == pid, "it is the agent that was asked first"
+
+
+@pytest.mark.parametrize(("name", "signal"), [("undefined", "SIGILL"), ("address0", "SIGSEGV")])
+def test_6_a_bundle_that_kills_the_runtime_does_not_go_live(user: User, bundle: Bundle, name: str, signal: str):
+    device = crashing(user)
+    before = deployed(device)
+    with pytest.raises(CheckFailedError, match=f"the model's process was killed by {signal}"):
+        ship(bundle, device, name)
+    assert deployed(device) == before
+    assert not list((user.board.home / ".edgenas" / "models").glob("*/.staging-*"))
+
+
+def test_7_a_runtime_that_dies_when_it_is_tried_is_a_problem_that_doctor_names(user: User):
+    device = crashing(user)
+    (user.board.home / "crashing" / "sitecustomize.py").write_text(CRASHING.replace('"address0" in', '"None" in'))
+    (line,) = [found.what for found in findings(device) if found.level == "problem"]
+    assert line == "ai-edge-litert does not work there: killed by SIGSEGV"
+
+
+def test_8_a_board_that_was_off_is_the_same_and_leaves_nothing(user: User, tmp_path: Path):
+    user.board.stop()
+    assert str(user.board.folder) not in Path("/proc/mounts").read_text()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "/etc/board/sshd_config" in (p.info["cmdline"] or [])]
+    assert not Path("/proc/sys/fs/binfmt_misc/edgenas-aarch64").exists()
+    user.board.start()
+    (model,) = user.gets("deployed", "arm")["models"]
+    assert (model["name"], model["release"]) == ("digits", 1)
