@@ -5,6 +5,7 @@ Where a gate looks at images, they are the acceptance ones, which no training an
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ GATES = (FLOAT_CONVERSION, QUANTISATION, BUILTIN_OPERATORS, RAW_PIXELS, LIMITS)
 LEAST_AGREEMENT = 0.98  # share of images on which a float32 file must name the class that Keras names
 MOST_LOSS = 0.01  # of accuracy, that an int8 file may cost
 
-Logits = npt.NDArray[np.floating]  # [n, classes]
+Logits = npt.NDArray[Any]  # [n, classes], floating
 Right = npt.NDArray[np.bool_]  # [n] whether each image's class was named
 
 

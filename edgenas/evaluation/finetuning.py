@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgenas.evaluation.data import Dataset
 from edgenas.evaluation.recipe import Recipe
 from edgenas.evaluation.training import Indices, OnEpoch, last_epoch, optimizer_of, run_epochs, save_epoch, steps_of
-from edgenas.model import fold
+from edgenas.model import equalise, fold
 
 EPOCHS = 3  # passes over the data, or as many as give LEAST_STEPS
 LEAST_STEPS = 300
@@ -32,13 +32,15 @@ def fine_tune(
     recipe: Recipe,
     seed: int,
     *,
+    equalised: bool = True,
     checkpoint: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Any:
     """A Keras model whose weights have learnt that they, and the activations, will be rounded to int8.
 
-    It trains for `fine_tuning_epochs`, by the network's own recipe at a tenth of its learning rate. Batch
-    normalisation is folded first, so its statistics are those of the training before.
+    Batch normalisation is folded first, so its statistics are those of the training before, and the channels of each
+    tensor are brought to one range (see `equalise`). Then it trains for `fine_tuning_epochs`, by the network's own
+    recipe at a tenth of its learning rate.
 
     Args:
         model: trained, from `build_model`; it is not changed.
@@ -46,6 +48,7 @@ def fine_tune(
         calibration: images [N, height, width, channels] of 0-255, from which the ranges of activations start.
         recipe: of the training before.
         seed: of order and variations.
+        equalised: False leaves the channels as they are.
         checkpoint: a folder to go on from after a break; removed by nobody but the caller.
         on_epoch: called after each epoch.
 
@@ -62,7 +65,8 @@ def fine_tune(
     keras.utils.set_random_seed(seed)
     gentle = dataclasses.replace(recipe, learning_rate=recipe.learning_rate * RATE)
     epochs = fine_tuning_epochs(indices, recipe)
-    network = FakeQuantised(fold(model), calibration)
+    folded = fold(model)
+    network = FakeQuantised(equalise(folded, calibration) if equalised else folded, calibration)
     network.optimizer = optimizer_of(gentle, epochs * steps_of(indices, recipe))
     network.optimizer.build(network.trainable_variables)
     changing = [*network.variables, *network.optimizer.variables]

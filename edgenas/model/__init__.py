@@ -11,6 +11,7 @@ from edgenas.model.convert import (
     converter_version,
     input_of,
 )
+from edgenas.model.equalising import equalise
 from edgenas.model.folding import fold
 from edgenas.model.interpret import run_tflite
 from edgenas.model.operators import operator_kinds
@@ -31,6 +32,7 @@ __all__ = [
     "convert_network",
     "converter_version",
     "end_with_parent",
+    "equalise",
     "fold",
     "input_of",
     "keras_on_tensorflow",

@@ -51,8 +51,9 @@ def convert(model: Any, precision: Precision, calibration: Images | None = None)
     Args:
         model: from `build_model`; its input is float 0-255.
         precision: "float32", or "int8" for full-integer weights and activations (uint8 in and out).
-        calibration: for int8, training images [N, height, width, channels] of 0-255; an all-0 and an all-255 image
-            are added, so that the input's quantisation is that of raw pixels.
+        calibration: for int8, training images [N, height, width, channels] of 0-255; the first one is added with a
+            pixel of 0 and with one of 255, so that the input's quantisation is that of raw pixels. (An all-0 and an
+            all-255 image would do that too, but what a network makes of them widens the ranges of all its tensors.)
 
     Raises:
         CheckFailedError: the converted input is not raw pixels (scale 1, zero point 0), or weights are missing.
@@ -63,8 +64,9 @@ def convert(model: Any, precision: Precision, calibration: Images | None = None)
     else:
         if calibration is None or len(calibration) == 0:
             raise ValueError("int8 needs calibration images.")
-        black, white = np.zeros(shape, np.float32), np.full(shape, 255, np.float32)
-        samples = [[image[None]] for image in (black, white, *calibration.astype(np.float32))]
+        ends = np.repeat(calibration[:1].astype(np.float32), 2, axis=0)
+        ends[:, 0, 0] = [[0], [255]]
+        samples = [[image[None]] for image in (*ends, *calibration.astype(np.float32))]
         content = _convert(model, [shape], samples, "uint8")
     check_input(content, precision)
     weights = sum(int(np.prod(weight.shape)) for weight in model.weights if "kernel" in weight.path)

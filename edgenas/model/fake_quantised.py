@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgenas.model.equalising import is_relu
 from edgenas.model.folding import has_kernel
 from edgenas.model.quiet import keras_on_tensorflow
 
@@ -109,18 +110,13 @@ def _rounded_layers(model: Any) -> list[Any]:
     the operator before it runs; not a sigmoid, whose range is fixed.
     """
     layers = keras_on_tensorflow().layers
-    fused = {id(layer.input) for layer in model.layers if isinstance(layer, layers.ReLU) or _is_relu(layer)}
+    fused = {id(layer.input) for layer in model.layers if is_relu(layer)}
     none = layers.InputLayer | layers.Rescaling | layers.Flatten
     return [
         layer
         for layer in model.layers
         if not isinstance(layer, none) and not _is_sigmoid(layer) and id(layer.output) not in fused
     ]
-
-
-def _is_relu(layer: Any) -> bool:
-    keras = keras_on_tensorflow()
-    return isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.relu
 
 
 def _is_sigmoid(layer: Any) -> bool:

@@ -158,7 +158,7 @@ def test_a_network_that_quantises_badly_is_caught_and_repaired(
     trained: list[Any] = []
 
     def train_badly(*arguments: Any, **more: Any) -> Any:
-        trained.append(spoil(train(*arguments, **more), 64))
+        trained.append(spoil(train(*arguments, **more), 256))
         return trained[-1]
 
     monkeypatch.setattr(training, "train", train_badly)
