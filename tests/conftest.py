@@ -39,13 +39,21 @@ def phone(tmp_path_factory: pytest.TempPathFactory, adb_server: AdbServer) -> It
     phone.stop()
 
 
+@pytest.fixture(scope="session")
+def android_phone(tmp_path_factory: pytest.TempPathFactory, adb_server: AdbServer) -> Iterator[LabPhone]:
+    """The same with Android's own shell and tools."""
+    phone = LabPhone(tmp_path_factory.mktemp("phone"), adb_server, android=True)
+    yield phone
+    phone.stop()
+
+
 @pytest.fixture
 def make_phone(tmp_path_factory: pytest.TempPathFactory, adb_server: AdbServer) -> Iterator[Callable[..., LabPhone]]:
     """Phones of a test's own."""
     with contextlib.ExitStack() as stack:
 
-        def make(**options: str) -> LabPhone:
-            phone = LabPhone(tmp_path_factory.mktemp("phone"), adb_server, **options)
+        def make(style: str = "classic", android: bool = False) -> LabPhone:
+            phone = LabPhone(tmp_path_factory.mktemp("phone"), adb_server, style, android)
             stack.callback(phone.stop)
             return phone
 

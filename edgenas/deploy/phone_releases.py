@@ -1,8 +1,8 @@
 """Releases of models on a phone, by its own shell: staged, verified, switched to in one rename, and back.
 
 Below the phone's folder `models/NAME/`, or below an app's own `files/edgenas/NAME/`: `releases/N/` with N growing,
-`current` a link to one of them, `history.jsonl`. Where the phone's `mv` cannot replace a link (Android 10 and before)
-`current` is a file of one line, `releases/N`. Names are checked, and reach the shell as arguments only.
+`current` a link to one of them, `history.jsonl`. On a file system without links `current` is a file of one line,
+`releases/N`. Names are checked, and reach the shell as arguments only.
 """
 
 import json
@@ -31,7 +31,7 @@ cat history.jsonl 2>/dev/null
 exit 0
 """
 _STAGE = """
-mkdir -p "$1" && cd "$1" && rm -rf .staging && mkdir .staging && df -Pk . | {
+mkdir -p "$1" && cd "$1" && rm -rf .staging current_?????? && mkdir .staging && df -Pk . | {
     read -r head; read -r disk total used free rest; echo "$free"; }
 """
 _HASHES = """
@@ -42,11 +42,10 @@ for f in * .[!.]*; do
 done
 """
 _MOVE = 'cd "$1" && mkdir -p releases && sync && mv .staging "releases/$2" && sync'
+# Android's `ln -f` makes the link beside it, as current_XXXXXX, and renames that; its `mv` replaces no such link.
 _SWITCH = """
 cd "$1" || exit 1
-rm -f .current-new
-if ln -s "releases/$2" .current-new && mv -fT .current-new current 2>/dev/null; then sync; exit 0; fi
-rm -f .current-new
+if ln -sfn "releases/$2" current 2>/dev/null && [ "$(readlink current)" = "releases/$2" ]; then sync; exit 0; fi
 if [ -L current ] || [ -d current ]; then echo "current cannot be replaced" >&2; exit 1; fi
 printf 'releases/%s\\n' "$2" > .current-new && mv -f .current-new current && sync
 """

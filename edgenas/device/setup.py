@@ -43,8 +43,9 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
             info = inspect_agent(connection)
             state = info.runtime(device.runtime.package)
         if state.version is None:
+            remedy = _remedy(state.error or "")
             raise DeviceError(
-                f"{device.name}: {device.runtime.package} was installed, but does not run: {state.error}."
+                f"{device.name}: {device.runtime.package} was installed, but does not run: {state.error}.{remedy}"
             )
         progress(f"{device.name}: {state.package} {state.version} works.")
         if info.cryptography is None:
@@ -89,6 +90,15 @@ def requirements(device: Device, info: DeviceInfo) -> list[str]:
             '[runtime] python = "~/tflite/bin/python".'
         )
     return ["tflite-runtime==2.13.0" if old else "tflite-runtime>=2.13", "numpy<2"]
+
+
+def _remedy(error: str) -> str:
+    """What to install for a system library that an error says is missing; "" where it says something else."""
+    match = re.search(r"(lib[A-Za-z0-9_+-]+)\.so\.(\d+)", error)
+    if match is None:
+        return ""
+    package = f"{match[1].lower()}{match[2]}"
+    return f" The device lacks a system library; on Debian and its kin: sudo apt-get install {package}"
 
 
 def glibc(info: DeviceInfo) -> tuple[int, int] | None:

@@ -73,9 +73,10 @@ class LabPhone:
         folder: that is the phone.
         server: to attach it to.
         style: of its benchmark_model's output.
+        android: whether its shell and its tools are Android's own, mksh and toybox, and nothing else is there.
     """
 
-    def __init__(self, folder: Path, server: AdbServer, style: str = "classic") -> None:
+    def __init__(self, folder: Path, server: AdbServer, style: str = "classic", android: bool = False) -> None:
         self.root, self.server = folder, server
         self.home = folder / "data" / "local" / "tmp"
         self.home.mkdir(parents=True)
@@ -87,16 +88,29 @@ class LabPhone:
         for name, script in (("getprop", GETPROP), ("run-as", RUN_AS)):
             (self.bin / name).write_text(script)
             (self.bin / name).chmod(0o755)
+        if android:
+            self._use_android_s_tools()
         self.tool = folder / "benchmark_model"  # on the host
         self.tool.write_text(f"#!{sys.executable}\n{TOOL.read_text()}")
         environment = {
-            "PHONE": str(folder), "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin", "HOME": "/",
+            "PHONE": str(folder), "PATH": str(self.bin) if android else f"{self.bin}:/usr/bin:/bin", "HOME": "/",
             "TMPDIR": str(self.home), "BENCHMARK_STYLE": style, "TF_CPP_MIN_LOG_LEVEL": "3",
         }  # fmt: skip
         self.adbd = Adbd(environment, {"ro.product.name": "standin", "ro.product.model": "Stand-in",
                                        "ro.product.device": "host"})  # fmt: skip
         self.serial = self.adbd.serial
         server.attach(self.serial)
+
+    def _use_android_s_tools(self) -> None:
+        shell, toybox = shutil.which("mksh"), shutil.which("toybox")
+        if shell is None or toybox is None:
+            pytest.skip("needs Android's shell and tools (apt-get install mksh toybox)")
+        names = subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split()
+        for name in names:
+            if not (self.bin / name).exists():
+                (self.bin / name).symlink_to(toybox)
+        (self.bin / "sh").unlink(missing_ok=True)
+        (self.bin / "sh").symlink_to(shell)
 
     def device(self, name: str = "phone", **changes: Any) -> Device:
         """The phone as a device."""

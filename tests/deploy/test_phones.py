@@ -42,12 +42,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phones, "LONGEST_WAIT_S", 0.1)
 
 
-@pytest.fixture(params=["link", "file"])
+@pytest.fixture(params=["link", "file", "android"])
 def own_phone(request: pytest.FixtureRequest, make_phone: Make) -> LabPhone:
-    """A phone whose `mv` can replace a link, and one whose cannot."""
-    phone = make_phone()
+    """Phones: with links, without, and with Android's own shell and tools."""
+    phone = make_phone(android=request.param == "android")
     if request.param == "file":
-        phone.replace("mv", 'case $1 in *T*) echo "mv: Unknown option T" >&2; exit 1;; esac; exec /bin/mv "$@"')
+        phone.replace("ln", 'echo "ln: Operation not permitted" >&2; exit 1')
     return phone
 
 

@@ -41,7 +41,8 @@ def reach(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     folder = str(tmp_path / "work")
     if kind == "local":
         return Device("here", "local:", folder=folder)
-    made: Device = request.getfixturevalue("board" if kind == "ssh" else "phone").device(folder=folder)
+    lab = {"ssh": "board", "adb": "phone", "adb-android": "android_phone"}[kind]
+    made: Device = request.getfixturevalue(lab).device(folder=folder)
     return made
 
 

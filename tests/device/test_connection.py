@@ -14,7 +14,7 @@ from tests.device.conftest import reach
 ODD = ["a b", "$(id)", "`id`", "x'y\"z", "new\nline", "*", "~", "$HOME", "\\", "", "-n", "é", "; exit 7", "a#b"]
 
 
-@pytest.fixture(params=["local", "ssh", "adb"])
+@pytest.fixture(params=["local", "ssh", "adb", "adb-android"])
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
     """The same device, reached in each way."""
     return reach(request.param, request, tmp_path)

@@ -64,8 +64,9 @@ def test_whatever_a_phone_says_is_understood_or_refused(text: str):
         read_info(text, "phone")
 
 
-def test_setup_sends_benchmark_model_once(phone: LabPhone, tmp_path: Path):
-    device = phone.device(folder=str(tmp_path / "work"))
+@pytest.mark.parametrize("android", [False, True])
+def test_setup_sends_benchmark_model_once(make_phone: Make, tmp_path: Path, android: bool):
+    device = make_phone(android=android).device(folder=str(tmp_path / "work"))
     levels = [finding.level for finding in findings(device)]
     assert levels == ["ok", "warning"], "it is not there yet"
     assert "edgenas device setup phone" in str(findings(device)[1].remedy)
@@ -111,8 +112,9 @@ def test_doctor_says_why_a_phone_is_out_of_reach(phone: LabPhone):
     assert "no phone GONE is attached" in finding.what
 
 
-def test_one_profiler_at_a_time(make_phone: Make):
-    phone = make_phone()
+@pytest.mark.parametrize("android", [False, True])
+def test_one_profiler_at_a_time(make_phone: Make, android: bool):
+    phone = make_phone(android=android)
     with opened(phone.device()) as first, opened(phone.device(folder="elsewhere")) as second:
         first.lock()
         first.lock()

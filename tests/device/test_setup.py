@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.device import Device, DeviceInfo, Runtime, RuntimeState, connect, findings, setup
-from edgenas.device.setup import platforms, requirements
+from edgenas.device.setup import _remedy, platforms, requirements
 from edgenas.errors import DeviceError
 from tests.board import Board, free_port
 
@@ -52,6 +52,12 @@ def test_platform_tags_fit_the_userland_and_not_the_kernel():
     assert tags[0] == "manylinux_2_31_armv7l"
     assert "manylinux2014_armv7l" in tags
     assert platforms(PI)[0] == "manylinux_2_36_aarch64"
+
+
+def test_a_missing_system_library_is_named_as_a_package():
+    said = "OSError: libstdc++.so.6: cannot open shared object file: No such file or directory"
+    assert _remedy(said).endswith("sudo apt-get install libstdc++6")
+    assert _remedy("ImportError: numpy.core.multiarray failed to import") == ""
 
 
 def test_a_fingerprint_is_of_the_kind_and_not_of_the_name():

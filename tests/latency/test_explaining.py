@@ -164,7 +164,7 @@ def test_a_runtime_without_the_profiler_is_not_even_asked(
     made = board(ANSWER)
     old = dataclasses.replace(table, identity=dataclasses.replace(table.identity, runtime="tflite-runtime"))
     (note,) = explain_layer(BOARD, old, LAYER)["notes"]
-    assert "only ai-edge-litert can be asked, and this table is of tflite-runtime" in note
+    assert "only ai-edge-litert and benchmark-model can be asked, and this table is of tflite-runtime" in note
     assert made.done == []
 
 

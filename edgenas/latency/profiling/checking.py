@@ -35,7 +35,7 @@ class Freshness:
         changes: what of the device's identity has changed, in words.
         speed: the reference model's time now over that in the table.
         networks: median of now / table over the networks, relative to the reference model.
-        in_interval: share of the networks within the prediction's 90% interval.
+        in_interval: share of the networks within the prediction's 90% interval, that median divided out.
         layers: nine in ten layers moved by at most this share.
         worst: (layer, now / table) of those that moved most.
     """
@@ -86,7 +86,8 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     now_ms = np.array([ratio.value for ratio in ratios[: len(networks)]]) * was_us / 1000
     shifts = now_ms / np.array([network.truth_ms for network in networks])
     predicted, factor = np.array([network.predicted_ms for network in networks]), table.interval_factor(0.9)
-    held = (now_ms >= predicted / factor) & (now_ms <= predicted * factor)
+    still_ms = now_ms / np.median(shifts)  # the device's state is in `networks`
+    held = (still_ms >= predicted / factor) & (still_ms <= predicted * factor)
     now_us = np.maximum(np.array([ratio.value for ratio in ratios[len(networks) :]]) * was_us - table.empty_us, 1e-3)
     moved = now_us / np.array([table.entries[layer].us for layer in layers])
     # A layer that takes next to nothing moves by large shares and matters to nobody.
