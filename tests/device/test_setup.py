@@ -94,8 +94,11 @@ def test_setup_then_measure_then_doctor(board: Board, models: Path, tmp_path: Pa
         for model in sorted(models.glob("*.tflite")):
             paths.append(f"{connection.folder}/{model.name}")
             connection.put(model, paths[-1])
-        answer = agent.call("measure", models=paths, reference=paths[0], visits=5, runtime=package)
-        assert answer["failed"] == {}
+        for _ in range(5):  # a visit that was disturbed does not count
+            answer = agent.call("measure", models=paths, reference=paths[0], visits=5, runtime=package)
+            assert answer["failed"] == {}
+            if all(model["visits_us"] for model in answer["models"]):
+                break
         assert all(min(model["visits_us"]) > 0 for model in answer["models"])
         python = f"{connection.folder}/venv/bin/python"
         assert not [found for found in findings(device) if found.level == "problem"]
