@@ -1,6 +1,7 @@
 """An emulated ARM64 board, and a user with a project; a test of a board is skipped where no board can run."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ class User:
         """A command with --json: its exit code, what it answered, and what it said besides."""
         argv = [sys.executable, "-c", "from edgenas.cli import main; main()", *words, "--json"]
         done = subprocess.run(
-            argv, cwd=self.folder, capture_output=True, text=True, timeout=580, stdin=subprocess.DEVNULL
-        )
+            argv, cwd=self.folder, capture_output=True, text=True, timeout=580, stdin=subprocess.DEVNULL,
+            env=os.environ | {"XDG_CONFIG_HOME": str(self.folder / "config")},
+        )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 

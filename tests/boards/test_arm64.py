@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import shutil
 from pathlib import Path
 
 import psutil
@@ -110,16 +111,27 @@ def test_3_a_profile_of_a_few_layers(user: User):
 
 
 def test_4_ship_roll_back_and_list(user: User, bundle: Bundle):
-    first = user.gets("ship", str(bundle.folder), "arm", "--as", "digits")
-    assert (first["active"], first["previous"]) == (1, None)
+    """Signed, which the board's own cryptography checks."""
+    path = str(shutil.copytree(bundle.folder, user.folder / "bundle"))
+    key = user.gets("key", "create")["key"]
+    assert user.gets("key", "trust", "arm")["trusted"] == [key]
+    code, _, told = user.types("ship", path, "arm", "--as", "digits")
+    assert code == 4 and "the bundle is not signed" in told
+    one = user.gets("sign", path)["release"]
+    first = user.gets("ship", path, "arm", "--as", "digits")
+    assert (first["active"], first["previous"]) == (one, None)
+    assert ("signature", True) in [(check["name"], check["passed"]) for check in first["checks"]]
     assert first["agreement_on_device"] >= 0.98
     assert first["latency_ms"]["median"] > 0
-    assert user.gets("ship", str(bundle.folder), "arm", "--as", "digits")["active"] == 2
-    assert user.gets("rollback", "arm", "digits")["active"] == 1
+    two = user.gets("sign", path)["release"]
+    assert user.gets("ship", path, "arm", "--as", "digits")["active"] == two
+    assert user.gets("rollback", "arm", "digits")["active"] == one
+    assert user.gets("verify", "arm", "digits")["signed_by"] == key
     (model,) = user.gets("deployed", "arm")["models"]
-    assert (model["name"], model["release"]) == ("digits", 1)
+    assert (model["name"], model["release"], model["previous"]) == ("digits", one, None)
     live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
     assert files.sha256(live) == bundle.manifest.files["model.tflite"]
+    assert user.gets("key", "distrust", "arm", key)["trusted"] == []
 
 
 def crashing(user: User) -> Device:
@@ -169,10 +181,11 @@ def test_7_a_runtime_that_dies_when_it_is_tried_is_a_problem_that_doctor_names(u
 
 
 def test_8_a_board_that_was_off_is_the_same_and_leaves_nothing(user: User, tmp_path: Path):
+    before = user.gets("deployed", "arm")
     user.board.stop()
     assert str(user.board.folder) not in Path("/proc/mounts").read_text()
     assert not [p for p in psutil.process_iter(["cmdline"]) if "/etc/board/sshd_config" in (p.info["cmdline"] or [])]
     assert not Path("/proc/sys/fs/binfmt_misc/edgenas-aarch64").exists()
     user.board.start()
-    (model,) = user.gets("deployed", "arm")["models"]
-    assert (model["name"], model["release"]) == ("digits", 1)
+    assert user.gets("deployed", "arm") == before
+    assert [model["name"] for model in before["models"]] == ["digits"]
