@@ -31,8 +31,10 @@ from edgenas.device import Device, Runtime, setup
 from edgenas.latency.comparing.comparing import compare
 from edgenas.latency.comparing.findings import sentences
 from edgenas.latency.comparing.related import related_sentences
-from edgenas.latency.profiling.checking import bench_of, measure_networks
-from edgenas.latency.profiling.profiler import profile, table_name
+from edgenas.latency.profiling.anchors import anchors_of, state_of
+from edgenas.latency.profiling.benches import AnyBench
+from edgenas.latency.profiling.checking import bench_of, convert, measure_again
+from edgenas.latency.profiling.profiler import BATCH, profile, table_name
 from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.calibration import FEATURES, Calibration, Loads, fit
 from edgenas.latency.table.certificate import Network, Quality, quality
@@ -105,9 +107,11 @@ def measure(
     networks = test_networks(setting.space)
     done = journal.entries("measured")
     if not done:
+        anchors = anchors_of(table)
+        paths = convert(table, [*(Architecture.parse(anchor.notation) for anchor in anchors), *networks], progress)
         with bench_of(device, table) as bench:
-            first, first_states = measure_networks(bench, table, networks, progress)
-            again, again_states = measure_networks(bench, table, networks, progress)
+            first, first_states = measure_beside(bench, table, anchors, paths)
+            again, again_states = measure_beside(bench, table, anchors, paths)
         journal.append("measured", table=table.checksum, first=first, again=again, states=[first_states, again_states])
         done = journal.entries("measured")
     if done[0]["table"] != table.checksum:
@@ -118,6 +122,24 @@ def measure(
         [Network(str(network), first, again, float(p)) for network, first, again, p, _, _ in rows],
         [Network(str(network), first * s, again * t, float(p)) for network, first, again, p, s, t in rows],
     )
+
+
+def measure_beside(
+    bench: AnyBench, table: LatencyTable, anchors: Sequence[Network], paths: Sequence[Path]
+) -> tuple[list[float], list[float]]:
+    """What networks take in the table's milliseconds, anchors (the first of the paths) beside them in every batch; and
+    the state by which each is divided."""
+    *models, reference = paths
+    beside, others = models[: len(anchors)], models[len(anchors) :]
+    found: list[float] = []
+    states: list[float] = []
+    for start in range(0, len(others), BATCH - len(beside)):
+        batch = others[start : start + BATCH - len(beside)]
+        ratios = measure_again(bench, [*beside, *batch, reference], progress)
+        state = state_of(table, anchors, ratios[: len(beside)])
+        found += [ratio.value * table.reference[1] / 1000 / state for ratio in ratios[len(beside) :]]
+        states += [state] * len(batch)
+    return found, states
 
 
 def progress(what: str, done: int, total: int) -> None:

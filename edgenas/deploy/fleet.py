@@ -12,7 +12,7 @@ from edgenas.deploy.shipped import Shipped
 from edgenas.deploy.shipping import ship
 from edgenas.device import Device, device_names
 from edgenas.errors import EdgeNASError, InputError, UnreachableError, WentBackError, near
-from edgenas.latency.profiling.checking import anchors_of
+from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.table import LatencyTable
 
 State = Literal["changed", "ok", "failed", "rolled back", "off", "not tried"]

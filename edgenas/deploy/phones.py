@@ -17,8 +17,8 @@ from edgenas.deploy.shipped import Shipped
 from edgenas.device import Device, connect
 from edgenas.errors import CheckFailedError, InputError, WentBackError
 from edgenas.files import sha256
+from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.profiling.checking import anchors_of
 from edgenas.latency.profiling.phone import PhoneBench
 from edgenas.latency.table import LatencyTable
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Connection, Device, Phone, shares_host
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.profiling.checking import anchors_of, state_of
+from edgenas.latency.profiling.anchors import anchors_of, state_of
 from edgenas.latency.profiling.measuring import measure_there, median_interval, reference_path
 from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 from edgenas.latency.table import LatencyTable, MissingLayersError

@@ -3,28 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from edgenas.architecture import Architecture
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
+from edgenas.latency.profiling.anchors import MOST_SHIFT, spread
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.profiling.benches import AnyBench, open_bench
 from edgenas.latency.profiling.profiler import BATCH, Subject, identify
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
 from edgenas.latency.table import LatencyTable
-from edgenas.latency.table.certificate import Network
 from edgenas.model import MODELS, ConversionPool, wait_for
 
 NETWORKS, LAYERS = 16, 40
-ANCHORS = 12
 # Fresh: the networks' times moved by at most this share in the middle, nine in ten layers by at most that, and the
 # device as a whole is this much slower or faster at most.
-MOST_SHIFT, MOST_LAYER_SHIFT, MOST_SPEED_SHIFT = 0.05, 0.20, 0.20
-T = TypeVar("T")
+MOST_LAYER_SHIFT, MOST_SPEED_SHIFT = 0.20, 0.20
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,13 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     """
     if table.certificate is None or not table.reference[0]:
         raise InputError(f"The table is {table.source} and has no measured networks to check it against.")
-    networks = _spread(table.certificate.networks, [n.truth_ms for n in table.certificate.networks], NETWORKS)
-    layers = _spread(list(table.entries), [entry.us for entry in table.entries.values()], LAYERS)
+    networks = spread(table.certificate.networks, [n.truth_ms for n in table.certificate.networks], NETWORKS)
+    layers = spread(list(table.entries), [entry.us for entry in table.entries.values()], LAYERS)
     subjects: list[Subject] = [Architecture.parse(network.notation) for network in networks]
     paths = convert(table, [*subjects, *layers], progress)
     with bench_of(device, table, progress) as bench:
         changes = differences(table.identity, identify(bench, table.precision, table.identity.threads))
-        ratios = [ratio for batch in measure_again(bench, paths, progress) for ratio in batch]
+        ratios = measure_again(bench, paths, progress)
         reference_us = bench.reference_us
     was_us = table.reference[1]
     now_ms = np.array([ratio.value for ratio in ratios[: len(networks)]]) * was_us / 1000
@@ -103,30 +100,6 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     )
 
 
-def anchors_of(table: LatencyTable) -> list[Network]:
-    """Networks of the table's calibration that tell what state the device is in, evenly spread over their times.
-
-    One reference model is not enough for that: on a machine that others use too, memory and caches are faster or slower
-    from one minute to the next, by some percent, and one network feels it more than another.
-    """
-    networks = table.calibration.networks
-    return _spread(networks, [network.truth_ms for network in networks], ANCHORS)
-
-
-def state_of(table: LatencyTable, anchors: Sequence[Network], ratios: Sequence[Ratio]) -> float:
-    """How long networks take now, beside the reference model, over what they took when the table was made: the median
-    over the anchors; 1 where the table has none."""
-    now_ms = np.array([ratio.value for ratio in ratios]) * table.reference[1] / 1000
-    return float(np.median(now_ms / np.array([network.truth_ms for network in anchors]))) if anchors else 1.0
-
-
-def _spread(items: Sequence[T], costs: Sequence[float], count: int) -> list[T]:
-    """Some of the items, evenly spread over their costs."""
-    order = np.argsort(costs)
-    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    return [items[int(order[place])] for place in places]
-
-
 def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress) -> list[Path]:
     """The subjects' `.tflite` files, and that of the table's reference as the last."""
     with ConversionPool(MODELS, table.precision) as pool:
@@ -134,54 +107,26 @@ def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress
         return wait_for(jobs, lambda done, total: progress("converting", done, total))
 
 
-def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress, beside: int = 0) -> list[list[Ratio]]:
-    """The ratio of each file but the last to the last, batch by batch.
-
-    Args:
-        paths: of what to measure, and of the reference model.
-        beside: so many of the first files are measured in each batch; their ratios come first in it.
+def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:
+    """The ratio of each file but the last to the last.
 
     Raises:
         CheckFailedError: a model does not run.
         DeviceError: the link broke, or the device stays disturbed.
     """
     *models, reference = paths
-    always, others = models[:beside], models[beside:]
-    batches: list[list[Ratio]] = []
-    for start in range(0, len(others), BATCH - beside):
-        progress("measuring", start, len(others))
-        batch = [*always, *others[start : start + BATCH - beside]]
-        rounds = bench.measure(batch, reference)
-        ratios = [ratio for ratio in rounds.ratios if ratio is not None]
-        if len(ratios) < len(batch):
-            index = rounds.ratios.index(None)
-            raise CheckFailedError(
-                f"{bench.device.name}: {batch[index].name} does not run there: {rounds.failed[index]}."
-            )
-        batches.append(ratios)
-    progress("measuring", len(others), len(others))
-    return batches
-
-
-def measure_networks(
-    bench: AnyBench, table: LatencyTable, networks: Sequence[Architecture], progress: Progress = no_progress
-) -> tuple[list[float], list[float]]:
-    """What whole networks take on a table's device now, [N] in the table's milliseconds, anchors beside them; and the
-    state of the device in which each was measured, [N] (see `state_of`), by which that is divided already.
-
-    Raises:
-        CheckFailedError: a model does not run.
-        DeviceError: the link broke, or the device stays disturbed.
-    """
-    anchors = anchors_of(table)
-    paths = convert(table, [*(Architecture.parse(anchor.notation) for anchor in anchors), *networks], progress)
-    found: list[float] = []
-    states: list[float] = []
-    for ratios in measure_again(bench, paths, progress, beside=len(anchors)):
-        state = state_of(table, anchors, ratios[: len(anchors)])
-        found += [ratio.value * table.reference[1] / 1000 / state for ratio in ratios[len(anchors) :]]
-        states += [state] * (len(ratios) - len(anchors))
-    return found, states
+    ratios: list[Ratio] = []
+    for start in range(0, len(models), BATCH):
+        progress("measuring", start, len(models))
+        rounds = bench.measure(models[start : start + BATCH], reference)
+        for index, ratio in enumerate(rounds.ratios):
+            if ratio is None:
+                raise CheckFailedError(
+                    f"{bench.device.name}: {models[start + index].name} does not run there: {rounds.failed[index]}."
+                )
+            ratios.append(ratio)
+    progress("measuring", len(models), len(models))
+    return ratios
 
 
 def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> AnyBench:

@@ -22,7 +22,6 @@ REFERENCE = Architecture.parse(
     "input_32x32x3 conv_k3_s2_c16_relu6 mbconv_k3_e3_s1_c16_relu6 mbconv_k5_e3_s2_c24_relu6 "
     "mbconv_k3_e6_s1_c24_se0.25_relu6 head_c64_relu6 dense_n10"
 )
-REFERENCE_FILE = "reference.tflite"  # its name on a device
 # A measurement counts when other processes had the cores for at most this share of its time, and the reference's times
 # spread (interquartile range / median) and moved (last third against the first) by at most this share.
 MOST_AWAY, MOST_MOVED = 0.03, 0.12
@@ -69,11 +68,11 @@ def measure_file(
         agent.runtime_version(device.runtime.package)
         agent.lock()
         folder = f"{connection.folder}/measure"
-        remote = f"{folder}/{files.sha256(model)[:16]}.tflite"
+        remote, beside = f"{folder}/{files.sha256(model)[:16]}.tflite", f"{folder}/reference.tflite"
         try:
             connection.put(model, remote)
-            connection.put(reference, f"{folder}/{REFERENCE_FILE}")
-            answer = measure_there(agent, remote, f"{folder}/{REFERENCE_FILE}", runs, threads, every_ms, waiting)
+            connection.put(reference, beside)
+            answer = measure_there(agent, remote, beside, runs, threads, every_ms, waiting)
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 connection.run(["rm", "-rf", folder])
