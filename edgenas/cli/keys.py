@@ -81,9 +81,9 @@ def trust(device: str, name: str, as_json: bool) -> None:
 
 @key.command()
 @click.argument("device")
-@click.argument("id")
+@click.argument("name", metavar="ID")
 @json_option
-def distrust(device: str, id: str, as_json: bool) -> None:  # noqa: A002
+def distrust(device: str, name: str, as_json: bool) -> None:
     """Have DEVICE trust a key no more; ID is what `edgenas key list DEVICE` shows.
 
     \b
@@ -92,9 +92,9 @@ def distrust(device: str, id: str, as_json: bool) -> None:  # noqa: A002
     from edgenas.deploy.keys import distrust_key
     from edgenas.device import Device
 
-    trusted = distrust_key(Device.load(device), id)
+    trusted = distrust_key(Device.load(device), name)
     if as_json:
-        print_json({"device": device, "key": id, "trusted": trusted})
+        print_json({"device": device, "key": name, "trusted": trusted})
     else:
         rest = f"only what is signed by: {', '.join(trusted)}" if trusted else "what comes whole: it trusts no key"
         stdout.print(f"{device} takes {rest}.", markup=False)

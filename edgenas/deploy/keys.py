@@ -144,14 +144,14 @@ def trust_key(device: Device, key: PublicKey) -> list[str]:
     return _ask(device, "trust_key", key=key.key.hex())
 
 
-def distrust_key(device: Device, id: str) -> list[str]:  # noqa: A002
-    """Have a device trust a key no more; the ids of those that it still trusts.
+def distrust_key(device: Device, key: str) -> list[str]:
+    """Have a device trust a key, given by its id, no more; the ids of those that it still trusts.
 
     Raises:
         DeviceError: unreachable.
         InputError: it does not trust that key.
     """
-    return _ask(device, "distrust_key", key=id)
+    return _ask(device, "distrust_key", key=key)
 
 
 def trusted_keys(device: Device) -> list[str]:
@@ -167,7 +167,7 @@ def _ask(device: Device, op: str, **params: Any) -> list[str]:
     with connect(device) as connection, connection.open_agent() as agent:
         answer = agent.call(op, **params)
     try:
-        return [str(id)[:16] for id in answer["trusted"]]  # noqa: A001
+        return [str(key)[:16] for key in answer["trusted"]]
     except (KeyError, TypeError):
         raise DeviceError(f"{device.name}: its answer to {op!r} makes no sense: {answer!r}.") from None
 

@@ -11,12 +11,11 @@ from edgenas.deploy.bundle import LABELS, MODEL, Bundle
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.phone_releases import PhoneReleases, State
 from edgenas.deploy.promise import Measured, files_beside, measured_beside, promise
-from edgenas.deploy.releases import Deployed, RolledBack, Verified
+from edgenas.deploy.releases import Deployed, RolledBack, Verified, refuse_another, threads_in, verified
 from edgenas.deploy.shipment import RELEASED, Shipment, threads_of
 from edgenas.deploy.shipped import Shipped
 from edgenas.device import Device, connect
 from edgenas.errors import CheckFailedError, InputError, WentBackError
-from edgenas.files import sha256
 from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.profiling.phone import PhoneBench
@@ -96,31 +95,16 @@ def verify_on_phone(
         if state.live is None:
             raise InputError(f"{device.name}: no model {name!r} is live there.")
         hashes = _hashes_sent(device, name, state, state.live)
-        if bundle is not None and hashes[FILE] != sha256(bundle.folder / FILE):
-            raise CheckFailedError(
-                f"{device.name}: live is release {state.live} of {name!r}, and the bundle {bundle.folder} is another "
-                f"one (release {bundle.manifest.release})."
-            )
+        refuse_another(device, name, state.live, hashes[FILE], bundle)
         folder = releases.folder(name, state.live)
         releases.verify(folder, hashes)
         measured = None
         record = _record_of(state, state.live) or {}
         if measure:
             progress("measuring on the device", 0, 1)
-            threads = record.get("threads")
-            threads = threads if type(threads) is int and 0 < threads < 1000 else 1
-            bench = stack.enter_context(PhoneBench(device, threads, progress))
+            bench = stack.enter_context(PhoneBench(device, threads_in(record), progress))
             measured = _measure(bench, None, releases.reachable(folder, MODEL))
-    then = record.get("latency_ms")
-    return Verified(
-        name=name,
-        device=device.name,
-        release=state.live,
-        signed_by=None,
-        agreement_on_device=None,
-        latency_ms=None if measured is None else {"median": measured.median_ms, "p90": measured.p90_ms},
-        latency_ms_when_shipped=then if isinstance(then, dict) else None,
-    )
+    return verified(device, name, state.live, record, measured)
 
 
 def _deployed(name: str, state: State) -> Deployed:

@@ -4,11 +4,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
-from edgenas.deploy.agreement import run_samples
+from edgenas.deploy.agreement import Agreement, run_samples
 from edgenas.deploy.bundle import MODEL, Bundle
 from edgenas.deploy.manifest import FILE
-from edgenas.deploy.promise import measure_in_place
-from edgenas.device import Agent, Device, connect
+from edgenas.deploy.promise import Measured, measure_in_place
+from edgenas.device import Agent, Connection, Device, connect
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.files import check_name, from_mapping, sha256
 from edgenas.latency.profiling.bench import Progress, no_progress
@@ -141,35 +141,73 @@ def verify(
     with connect(device) as connection, connection.open_agent() as agent:
         answer = agent.call("verify", name=name)
         try:
-            release, folder = int(answer["release"]), str(answer["folder"])
+            release, folder, manifest = int(answer["release"]), str(answer["folder"]), str(answer["manifest_sha256"])
             signed_by = None if answer["signed_by"] is None else str(answer["signed_by"])[:16]
-            if bundle is not None and answer["manifest_sha256"] != sha256(bundle.folder / FILE):
-                raise CheckFailedError(
-                    f"{device.name}: live is release {release} of {name!r}, and the bundle {bundle.folder} is "
-                    f"another one (release {bundle.manifest.release})."
-                )
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{device.name}: its answer to 'verify' makes no sense: {answer!r}.") from None
+        refuse_another(device, name, release, manifest, bundle)
         record = next((found.record for found in releases_on(agent) if found.name == name), None) or {}
-        threads = record.get("threads")
-        threads = threads if isinstance(threads, int) and 0 < threads < 1000 else 1
-        agreement, measured = None, None
-        scratch, model = f"{connection.folder}/verify", f"{folder}/{MODEL}"
+        scratch = f"{connection.folder}/verify"
         try:
-            samples = (
-                None if bundle is None else bundle.samples_of(str(record.get("precision") or bundle.manifest.precision))
-            )
-            if samples is not None:
-                agreement = run_samples(connection, agent, model, samples, scratch, threads, progress)
-                if not agreement.enough:
-                    raise CheckFailedError(f"{device.name}: {agreement.complaint}")
+            agreement = _agreement(connection, agent, bundle, record, f"{folder}/{MODEL}", scratch, progress)
+            measured = None
             if measure:
                 progress("measuring on the device", 0, 1)
                 agent.runtime_version(device.runtime.package)
-                measured = measure_in_place(connection, agent, None, model, scratch, threads)
+                threads = threads_in(record)
+                measured = measure_in_place(connection, agent, None, f"{folder}/{MODEL}", scratch, threads)
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 connection.run(["rm", "-rf", "--", scratch])
+    return verified(device, name, release, record, measured, signed_by, agreement)
+
+
+def refuse_another(device: Device, name: str, release: int, manifest_sha256: str, bundle: Bundle | None) -> None:
+    """Raise `CheckFailedError` where what is live is not the bundle."""
+    if bundle is not None and manifest_sha256 != sha256(bundle.folder / FILE):
+        raise CheckFailedError(
+            f"{device.name}: live is release {release} of {name!r}, and the bundle {bundle.folder} is another one "
+            f"(release {bundle.manifest.release})."
+        )
+
+
+def threads_in(record: dict[str, Any]) -> int:
+    """Of one inference, as a device's record of a release says; 1 where it says nothing that makes sense."""
+    threads = record.get("threads")
+    return threads if type(threads) is int and 0 < threads < 1000 else 1
+
+
+def _agreement(
+    connection: Connection,
+    agent: Agent,
+    bundle: Bundle | None,
+    record: dict[str, Any],
+    model: str,
+    scratch: str,
+    progress: Progress,
+) -> Agreement | None:
+    """What the live model makes of the bundle's samples; None without them."""
+    if bundle is None:
+        return None
+    samples = bundle.samples_of(str(record.get("precision") or bundle.manifest.precision))
+    if samples is None:
+        return None
+    found = run_samples(connection, agent, model, samples, scratch, threads_in(record), progress)
+    if not found.enough:
+        raise CheckFailedError(f"{agent.device.name}: {found.complaint}")
+    return found
+
+
+def verified(
+    device: Device,
+    name: str,
+    release: int,
+    record: dict[str, Any],
+    measured: Measured | None,
+    signed_by: str | None = None,
+    agreement: Agreement | None = None,
+) -> Verified:
+    """What was found, beside what the record says of the day it was shipped."""
     then = record.get("latency_ms")
     return Verified(
         name=name,

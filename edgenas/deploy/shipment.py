@@ -1,5 +1,6 @@
 """What every shipment does, whatever the device: its files, its limit, its promise, and what it says in the end."""
 
+import abc
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,7 @@ def threads_of(bundle: Bundle, table: LatencyTable | None) -> int:
     return 1 if used is None else used.identity.threads
 
 
-class Shipment:
+class Shipment(abc.ABC):
     """One bundle on its way to one device.
 
     Args:
@@ -82,13 +83,13 @@ class Shipment:
         limits = (self._bundle.manifest.limits.get("max_latency_ms"), self._device.limits.max_latency_ms)
         return min((limit for limit in limits if limit is not None), default=None)
 
+    @abc.abstractmethod
     def _live(self) -> int | None:
         """The release that is live now."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _clear(self, *sent: str) -> None:
         """Remove what was staged, and files (SHA-256) that were sent, where the device can still be reached."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def _cleared_up(self) -> Iterator[None]:
