@@ -18,11 +18,10 @@ from edgenas.deploy.keys import SigningKey
 from edgenas.deploy.phone_releases import PhoneReleases
 from edgenas.device import Device, Limits, Runtime, connect, open_phone, phone_delegate
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
-from edgenas.latency.profiling import phone as phones
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.model import converter_version
-from tests.adb.lab import LabPhone
+from tests.adb.lab import LabPhone, quicken
 from tests.deploy.conftest import SMALL
 
 Make = Callable[..., LabPhone]
@@ -34,12 +33,7 @@ PHONE_RUNTIME = Runtime("benchmark-model", benchmark_model="x")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer passes and shorter processes: what they find is real all the same."""
-    monkeypatch.setattr(phones, "LEAST_PASSES", 2)
-    monkeypatch.setattr(phones, "MOST_PASSES", 2)
-    monkeypatch.setattr(phones, "MOST_MOVED", 2.0)
-    monkeypatch.setattr(phones, "LEAST_S", 0.05)
-    monkeypatch.setattr(phones, "WARMUP_S", 0.01)
-    monkeypatch.setattr(phones, "LONGEST_WAIT_S", 0.1)
+    quicken(monkeypatch, most_moved=2.0)
 
 
 @pytest.fixture(params=["link", "file", "android"])

@@ -19,7 +19,7 @@ from edgenas.latency.profiling.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import mismatch
 from edgenas.model import MODELS, ConversionPool
-from tests.adb.lab import LabPhone
+from tests.adb.lab import LabPhone, quicken
 from tests.latency.conftest import SPACE
 
 Make = Callable[..., LabPhone]
@@ -34,12 +34,7 @@ def model(project: Path, small_plan: Plan) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer passes and shorter processes: what they find is real all the same."""
-    monkeypatch.setattr(phones, "LEAST_PASSES", 2)
-    monkeypatch.setattr(phones, "MOST_PASSES", 2)
-    monkeypatch.setattr(phones, "MOST_MOVED", 1.0)
-    monkeypatch.setattr(phones, "LEAST_S", 0.05)
-    monkeypatch.setattr(phones, "WARMUP_S", 0.01)
-    monkeypatch.setattr(phones, "LONGEST_WAIT_S", 0.1)
+    quicken(monkeypatch, most_moved=1.0)
 
 
 @pytest.fixture

@@ -21,16 +21,7 @@ from edgenas.device import Device, Phone, PhoneInfo, open_phone, phone_delegate,
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress
 from edgenas.latency.profiling.benchmark_output import Benchmark, read_result, read_text
-from edgenas.latency.profiling.rounds import (
-    HALF_WIDTH,
-    LEAST_PASSES,
-    LONGEST_WAIT_S,
-    MOST_PASSES,
-    TRIES,
-    Ratio,
-    Rounds,
-    half_width,
-)
+from edgenas.latency.profiling.rounds import Ratio, Rounds, half_width, pass_until_known, still_unknown
 
 # Models between two runs of the reference; visits beside a reference that moved by more than that do not count.
 GROUP, MOST_MOVED = 4, 0.10
@@ -131,15 +122,12 @@ class PhoneBench:
             DeviceError: the link broke, or the phone stays disturbed; the text says by what.
         """
         batch = _Batch(self.visit, models, reference)
-        disturbed = 0
-        while todo := batch.unknown():
-            if batch.visit_all(todo):
-                continue
-            disturbed += 1
-            if disturbed == TRIES:
-                raise DeviceError(self._complaint(batch, len(todo)))
-            self._progress(f"waiting: {self.device.name} is disturbed", disturbed, TRIES)
-            time.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
+        pass_until_known(
+            batch.unknown,
+            batch.visit_all,
+            lambda missing: self._complaint(batch, missing),
+            lambda attempt, tries: self._progress(f"waiting: {self.device.name} is disturbed", attempt, tries),
+        )
         rounds = batch.result()
         self._expected_us = self._expected_us or rounds.reference_us
         return rounds
@@ -268,13 +256,7 @@ class _Batch:
 
     def unknown(self) -> list[int]:
         """The models that need another visit."""
-        return [
-            index
-            for index, ratios in enumerate(self.ratios)
-            if index not in self.failed
-            and len(ratios) < MOST_PASSES
-            and (len(ratios) < LEAST_PASSES or half_width(ratios) > HALF_WIDTH)
-        ]
+        return still_unknown(self.ratios, self.failed)
 
     def visit_all(self, todo: Sequence[int]) -> bool:
         """One visit to each, in an order of this pass' own; whether most of them were left undisturbed."""

@@ -6,7 +6,7 @@ between every few models, and only ratios to the reference are kept.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,16 +194,47 @@ def measure_rounds(
         DeviceError: the device stays too disturbed; the text says by what.
     """
     batch = _Batch(agent, models, reference, runtime, threads, cores, expected_us)
+    pass_until_known(batch.unknown, batch.visit, batch.complaint, waiting)
+    return batch.result()
+
+
+def pass_until_known(
+    unknown: Callable[[], list[int]],
+    visit: Callable[[Sequence[int]], bool],
+    complaint: Callable[[int], str],
+    waiting: Callable[[int, int], None],
+) -> None:
+    """Visit models, pass after pass, until each is known; after a pass that was disturbed it waits.
+
+    Args:
+        unknown: the models that need another pass.
+        visit: one pass over some of them; whether most were left undisturbed.
+        complaint: why so many models cannot be measured now.
+        waiting: told (attempt, of) before each wait.
+
+    Raises:
+        DeviceError: the device stays too disturbed; the text is the complaint.
+    """
     disturbed = 0
-    while todo := batch.unknown():
-        if batch.visit(todo):
+    while todo := unknown():
+        if visit(todo):
             continue
         disturbed += 1
         if disturbed == TRIES:
-            raise DeviceError(batch.complaint(len(todo)))
+            raise DeviceError(complaint(len(todo)))
         waiting(disturbed, TRIES)
         time.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
-    return batch.result()
+
+
+def still_unknown(ratios: Sequence[Sequence[float]], failed: Collection[int]) -> list[int]:
+    """The models that need another pass, given the ratios of each so far and those that cannot be run."""
+    return [
+        index
+        for index, found in enumerate(ratios)
+        if index not in failed
+        and len(found) < MOST_PASSES
+        and (len(found) < LEAST_PASSES or half_width(found) > HALF_WIDTH)
+    ]
 
 
 @dataclass
@@ -228,13 +259,7 @@ class _Batch:
 
     def unknown(self) -> list[int]:
         """The models that need another pass."""
-        return [
-            index
-            for index, ratios in enumerate(self.ratios)
-            if index not in self.failed
-            and len(ratios) < MOST_PASSES
-            and (len(ratios) < LEAST_PASSES or half_width(ratios) > HALF_WIDTH)
-        ]
+        return still_unknown(self.ratios, self.failed)
 
     def visit(self, todo: Sequence[int]) -> bool:
         """One pass over some models; whether most of them were left undisturbed."""
