@@ -21,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+import edgenas.model
 from edgenas.architecture import Architecture
 from edgenas.deploy.describing import described
 from edgenas.device import Agent, Device, connect
+from edgenas.files import sha256
 from edgenas.latency.memory import Values, arena_kb, model_kb, peak_rss_growth_kb
 from edgenas.model import PRECISIONS, Precision, convert_network, converter_version
 from edgenas.space import MobileSpace
@@ -95,12 +97,19 @@ def measure(
         "input": "x".join(map(str, space.input_shape)),
         "precision": precision,
         "network": str(network),
+        "made_by": made_by(),
         "measured": {
             "model": model.stat().st_size / 1024, "arena": arena["total"], "rss_growth": growth(agent, model)
         },
         "arena_head": arena["head"],
         "arena_tail": arena["tail"],
     }  # fmt: skip
+
+
+def made_by() -> str:
+    """The converter and the code that make the files: what another one made is measured again."""
+    code = [path.read_bytes() for path in sorted(Path(edgenas.model.__file__).parent.glob("*.py"))]
+    return f"{converter_version()} {sha256(b''.join(code))[:12]}"
 
 
 def summary(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -149,6 +158,7 @@ def main() -> None:
     log = options.out.with_suffix(".jsonl")
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [line for line in lines if line.get("made_by") == made_by()]
     known = {(line["network"], line["precision"]) for line in lines}
     wanted = list(subjects(options.networks))
     missing = [subject for subject in wanted if (str(subject[1]), subject[2]) not in known]
