@@ -15,8 +15,8 @@ from edgenas.architecture import Architecture
 from edgenas.device import Agent, Connection, Device, Phone, shares_host
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.anchors import anchors_of, state_of
-from edgenas.latency.profiling.measuring import measure_there, median_interval, reference_path
-from edgenas.latency.profiling.rounds import Rounds, measure_rounds
+from edgenas.latency.profiling.measuring import measure_there, reference_path
+from edgenas.latency.profiling.rounds import Rounds, measure_rounds, median_interval
 from edgenas.latency.table import LatencyTable, MissingLayersError
 from edgenas.latency.table.certificate import Network
 from edgenas.model import MODELS, ConversionPool, wait_for

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect
 from edgenas.errors import DeviceError, InputError
 from edgenas.latency.profiling.phone_measuring import measure_on_phone
-from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES
+from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES, median_interval
 from edgenas.model import MODELS, ConversionPool
 
 # What runs beside the model and tells whether the device keeps still: a small network of every kind of block.
@@ -97,13 +96,6 @@ def reference_path() -> Path:
     """The `.tflite` file of the reference, made where it is not there yet."""
     with ConversionPool(MODELS, "float32") as pool:
         return pool.path(REFERENCE)
-
-
-def median_interval(times: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The 95% confidence interval of a median, by bootstrap."""
-    rng = np.random.default_rng(0)
-    low, high = np.percentile(np.median(rng.choice(times, (1000, len(times))), axis=1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def measure_there(

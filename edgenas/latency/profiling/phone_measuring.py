@@ -12,7 +12,7 @@ from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling.benchmark_output import Benchmark
 from edgenas.latency.profiling.phone import PhoneBench
-from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, TRIES
+from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, TRIES, median_interval
 
 PROCESSES = 5  # of the model, each between two of the reference
 
@@ -83,8 +83,6 @@ def _run(bench: PhoneBench, model: str, runs: int = 50, every_ms: float | None =
 
 def _summary(found: list[Benchmark], moved: float, interrupted: float) -> dict[str, Any]:
     times = np.array([one.inference.typical_us for one in found if not one.inference.disturbed]) / 1000
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(times, (1000, len(times))), axis=1)  # bootstrap
     growths_kb = [one.growth_kb for one in found if one.growth_kb is not None]
     return {
         "latency_ms": {
@@ -92,7 +90,7 @@ def _summary(found: list[Benchmark], moved: float, interrupted: float) -> dict[s
             "median": round(float(np.median(times)), 4),
             "p90": None,
             "p99": None,
-            "ci95": [round(float(end), 4) for end in np.percentile(medians, [2.5, 97.5])],
+            "ci95": [round(end, 4) for end in median_interval(times)],
         },
         "peak_rss_growth_kb": round(max(growths_kb)) if growths_kb else None,
         "load_ms": round(float(np.median([one.init_us for one in found])) / 1000, 3),

@@ -167,6 +167,13 @@ def half_width(ratios: Sequence[float]) -> float:
     return float(1.96 * np.std(ratios, ddof=1) / math.sqrt(len(ratios)) / np.mean(ratios))
 
 
+def median_interval(times: Values) -> tuple[float, float]:
+    """The 95% confidence interval of a median, by bootstrap."""
+    rng = np.random.default_rng(0)
+    low, high = np.percentile(np.median(rng.choice(times, (1000, len(times))), axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def measure_rounds(
     agent: Agent,
     models: Sequence[str],
