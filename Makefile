@@ -21,7 +21,7 @@ quickstart: env
 	@$(BIN)/edgenas quickstart
 
 test: env-dev
-	@scripts/system_parts.sh openssh-server adb mksh toybox dataset-fashion-mnist g++
+	@scripts/system_parts.sh openssh-server iproute2 nftables adb mksh toybox dataset-fashion-mnist g++
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Bring Debian packages that this machine lacks, where apt is there and allowed; otherwise say what that means.
-# Usage: system_parts.sh PACKAGE...      (openssh-server, adb, mksh, toybox,
+# Usage: system_parts.sh PACKAGE...      (openssh-server, iproute2, nftables, adb, mksh, toybox,
 #                                         dataset-fashion-mnist, g++)
 set -eu
 
@@ -8,6 +8,8 @@ is_there() {
     case $1 in
         openssh-server) command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] ;;
         dataset-fashion-mnist) [ -f /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ] ;;
+        iproute2) command -v ip >/dev/null && command -v tc >/dev/null ;;
+        nftables) command -v nft >/dev/null || [ -x /usr/sbin/nft ] ;;
         adb|mksh|toybox) command -v "$1" >/dev/null ;;
         g++) command -v g++ >/dev/null ;;
         *) echo "system_parts.sh does not know the package $1" >&2; exit 2 ;;
@@ -17,6 +19,7 @@ is_there() {
 without() {
     case $1 in
         openssh-server) echo "no OpenSSH server here: the tests of SSH devices will be skipped" ;;
+        iproute2|nftables) echo "no $1 here: the tests of bad networks will be skipped" ;;
         adb) echo "no adb client here: the tests of phones will be skipped" ;;
         mksh|toybox) echo "no $1 here: the tests with Android's own shell and tools will be skipped" ;;
         g++) echo "no C++ compiler here: the tests of exported C++ source will be skipped" ;;

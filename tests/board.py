@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from edgenas.device import Device, Runtime
+from tests.cable import Cable
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -35,6 +36,7 @@ class Board:
         environment: of its sessions, besides.
         own_core: it looks like another machine (with a boot id of its own) and is kept on this core.
         cgroup: a memory control group (version 1) that it runs in.
+        cable: it is the host at the end of this cable.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Board:
         environment: Mapping[str, str] | None = None,
         own_core: int | None = None,
         cgroup: Path | None = None,
+        cable: Cable | None = None,
     ) -> None:
         if SSHD is None or shutil.which("ssh-keygen") is None:
             pytest.skip("needs an OpenSSH server (apt-get install openssh-server)")
@@ -52,13 +55,14 @@ class Board:
         self.home.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
         variables = {"HOME": self.home, "PATH": path, "TMPDIR": folder / "tmp", **(environment or {})}
+        self.address = "127.0.0.1" if cable is None else cable.address
         self.port = free_port()
         self.user = getpass.getuser()
         self.user_key = self.make_key("user")
         self.host_key = self.make_key("host")
         shutil.copy(f"{self.user_key}.pub", folder / "authorized_keys")
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.host_key}\nPidFile none\n"
+            f"Port {self.port}\nListenAddress {self.address}\nHostKey {self.host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUseDNS no\nPrintMotd no\n"
             f"SetEnv {' '.join(f'{name}={value}' for name, value in variables.items())}\n"
@@ -66,7 +70,7 @@ class Board:
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
-        self._prefix: list[str] = []
+        self._prefix: list[str] = [] if cable is None else [*cable.prefix]
         if own_core is not None:
             (folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
             self._hide(folder / "boot_id", "/proc/sys/kernel/random/boot_id")
@@ -93,7 +97,7 @@ class Board:
         argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
         self._process = subprocess.Popen([*self._prefix, *argv])
         for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as greeted:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as greeted:
                 if greeted.recv(4) == b"SSH-":
                     return
             time.sleep(0.05)
@@ -160,7 +164,7 @@ class Board:
         """A device that reaches this board, its key pinned."""
         return Device(
             name=name,
-            url=f"ssh://{self.user}@127.0.0.1:{port or self.port}",
+            url=f"ssh://{self.user}@{self.address}:{port or self.port}",
             host_key=self.host_key_line,
             identity_file=str(self.user_key),
             folder=folder,

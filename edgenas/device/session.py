@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError, Unreachabl
 from edgenas.files import canonical_json, from_mapping
 
 _LONGEST_LINE_BYTES = 64 << 20
+# An agent that holds its device ends when it has not heard of this host for so long; it hears six times as often.
+_LEASE_S = 30.0
 # What the agent can refuse with, when it is not the device that fails but a check on it.
 _CHECKS = {
     "no_space", "hash_mismatch", "no_previous", "bad_model", "model_crashed", "out_of_memory", "bad_signature",
@@ -156,6 +159,9 @@ class Agent:
         self.device = connection.device
         self._process = process
         self._numbers = itertools.count(1)
+        self._sending = threading.Lock()
+        self._closed = threading.Event()
+        self._lease: threading.Thread | None = None
         self._ahead = bytearray()
         self._info: DeviceInfo | None = None
 
@@ -167,6 +173,7 @@ class Agent:
 
     def close(self) -> None:
         """End the agent on the device."""
+        self._closed.set()
         self._process.close()
 
     @property
@@ -194,7 +201,7 @@ class Agent:
         return state.version
 
     def lock(self) -> None:
-        """Take the device for measuring until this agent is closed, or has died.
+        """Take the device for measuring until this agent is closed, or has died, or its link has.
 
         Raises:
             DeviceError: somebody else is measuring there; the text says who.
@@ -203,7 +210,20 @@ class Agent:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container's user without a name
             user = str(os.getuid())
-        self.call("lock", who=f"{user}@{socket.gethostname()}")
+        self.call("lock", timeout_s=_LEASE_S + 60, who=f"{user}@{socket.gethostname()}", lease_s=_LEASE_S)
+        if self._lease is None:
+            name = f"edgenas {self.device.name} lease"
+            self._lease = threading.Thread(target=self._keep_lease, args=(_LEASE_S / 6,), daemon=True, name=name)
+            self._lease.start()
+
+    def _keep_lease(self, every_s: float) -> None:
+        while not self._closed.wait(every_s):
+            with contextlib.suppress(DeviceError):  # whoever waits for an answer is told
+                self._send(b"\n")
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            self._process.send(data)
 
     def health(self) -> str:
         """How busy, warm and fast the device is now, in a sentence; empty where it cannot be read."""
@@ -247,7 +267,7 @@ class Agent:
         number = next(self._numbers)
         request = json.dumps({"id": number, "op": op, "params": params}, allow_nan=False)
         try:
-            self._process.send(request.encode() + b"\n")
+            self._send(request.encode() + b"\n")
         except DeviceError as error:
             raise self._died(op, error) from None
         while True:

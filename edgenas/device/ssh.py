@@ -110,9 +110,19 @@ class _SshProcess:
             self._channel.exec_command(shlex.join(["sh", "-c", _START, "sh", *argv]))
 
     def send(self, data: bytes) -> None:
-        self._channel.settimeout(60)  # a process that does not read for a minute
+        deadline = time.monotonic() + 60  # a process that does not read for a minute
+        rest = memoryview(data)
         with self._link.border():
-            self._channel.sendall(data)
+            while rest:
+                if self._channel.send_ready():
+                    sent = self._channel.send(bytes(rest[: 1 << 15]))
+                    if not sent:
+                        raise EOFError("the process reads no more")
+                    rest = rest[sent:]
+                elif time.monotonic() > deadline:
+                    raise TimeoutError("a process there reads nothing")
+                else:
+                    time.sleep(0.003)
 
     def receive(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError, Unreachabl
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.model import converter_version
-from tests.adb.lab import LabPhone, quicken
+from tests.adb.lab import AdbServer, LabPhone, quicken
 from tests.deploy.conftest import SMALL
 
 Make = Callable[..., LabPhone]
@@ -34,6 +34,20 @@ PHONE_RUNTIME = Runtime("benchmark-model", benchmark_model="x")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer passes and shorter processes: what they find is real all the same."""
     quicken(monkeypatch, most_moved=2.0)
+
+
+@pytest.fixture
+def make_canned(make_phone: Make) -> Make:
+    """Makes phones whose benchmark_model says the same of every model: for what has nothing to do with time."""
+    return lambda: make_phone(style="canned")
+
+
+@pytest.fixture(scope="module")
+def canned_phone(tmp_path_factory: pytest.TempPathFactory, adb_server: AdbServer) -> Iterator[LabPhone]:
+    """One such phone, that no test unplugs."""
+    phone = LabPhone(tmp_path_factory.mktemp("phone"), adb_server, style="canned")
+    yield phone
+    phone.stop()
 
 
 @pytest.fixture(params=["link", "file", "android"])
@@ -165,9 +179,9 @@ def test_verify_looks_at_what_is_live_again(make_phone: Make, bundle: Bundle, re
 
 
 def test_a_signature_travels_though_nothing_there_checks_it(
-    make_phone: Make, bundle: Bundle, rewritten: Rewritten, keys: Callable[..., SigningKey], tmp_path: Path
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, keys: Callable[..., SigningKey], tmp_path: Path
 ):
-    phone = make_phone()
+    phone = make_canned()
     signed = rewritten(bundle, tmp_path, keys())
     shipped = ship(signed, phone.device(), "digits")
     assert next(check for check in shipped.checks if check.name == "signature").passed is None
@@ -237,8 +251,8 @@ def test_slower_than_its_limit(make_phone: Make, bundle: Bundle, rewritten: Rewr
     assert left_over(phone) == []
 
 
-def test_a_phone_without_room(make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
-    phone = make_phone()
+def test_a_phone_without_room(make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
+    phone = make_canned()
     ship(bundle, phone.device(), "digits")
     phone.replace("df", "echo head; echo disk 100 99 1 99% /data")
     with pytest.raises(CheckFailedError, match=r"the phone has 1 kB free\. The old model is still live"):
@@ -247,10 +261,10 @@ def test_a_phone_without_room(make_phone: Make, bundle: Bundle, rewritten: Rewri
 
 
 def test_a_file_that_is_damaged_on_the_phone_is_caught(
-    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
 ):
     """The phone's storage gives back something else than was written, once the files are looked at in their folder."""
-    phone = make_phone()
+    phone = make_canned()
     ship(bundle, phone.device(), "digits")
     phone.replace("sha256sum", '[ -e model.tflite ] && printf x >> labels.txt; exec /usr/bin/sha256sum "$@"')
     with pytest.raises(CheckFailedError, match=r"labels\.txt is not what was sent.*The old model is still live"):
@@ -261,9 +275,9 @@ def test_a_file_that_is_damaged_on_the_phone_is_caught(
 
 
 def test_what_is_damaged_by_the_switch_is_taken_back(
-    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
 ):
-    phone = make_phone()
+    phone = make_canned()
     ship(bundle, phone.device(), "digits")
     once = '[ -e "$PHONE/once" ] || { touch "$PHONE/once"; printf x >> "$2/labels.txt"; }'
     phone.replace("ln", f'/bin/ln "$@"; {once}')
@@ -279,9 +293,9 @@ def test_what_is_damaged_by_the_switch_is_taken_back(
 
 @pytest.mark.parametrize("cut_after", [2_000, 60_000, 400_000, 1_000_000])
 def test_a_cable_that_comes_out_leaves_the_old_model_and_the_same_command_finishes(
-    make_phone: Make, bundle: Bundle, big_bundle: Bundle, cut_after: int
+    make_canned: Make, bundle: Bundle, big_bundle: Bundle, cut_after: int
 ):
-    phone, other = make_phone(), make_phone()
+    phone, other = make_canned(), make_canned()
     device = phone.device()
     ship(bundle, device, "digits")
     ship(bundle, other.device("other"), "digits")
@@ -301,9 +315,9 @@ def test_a_cable_that_comes_out_leaves_the_old_model_and_the_same_command_finish
 
 @pytest.mark.parametrize("step", ["stage", "put", "verify", "adopt", "point", "note", "prune"])
 def test_a_cut_at_any_step_leaves_the_old_or_the_new_and_the_same_command_finishes(
-    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ):
-    phone = make_phone()
+    phone = make_canned()
     device, newer = phone.device(), rewritten(bundle, tmp_path)
     ship(bundle, device, "digits")
 
@@ -327,9 +341,9 @@ def test_a_cut_at_any_step_leaves_the_old_or_the_new_and_the_same_command_finish
 
 
 def test_a_torn_history_is_read_as_far_as_it_goes(
-    make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
 ):
-    phone = make_phone()
+    phone = make_canned()
     device = phone.device()
     bundles = [bundle, *(rewritten(bundle, tmp_path) for _ in range(2))]
     numbers = [one.manifest.release for one in bundles]
@@ -343,9 +357,9 @@ def test_a_torn_history_is_read_as_far_as_it_goes(
     assert [event["release"] for event in events] == numbers
 
 
-def test_a_fleet_of_phones(make_phone: Make, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_fleet_of_phones(make_canned: Make, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One is off, and is caught up with later."""
-    phones_there = [make_phone() for _ in range(3)]
+    phones_there = [make_canned() for _ in range(3)]
     devices = [phone.device(f"phone-{number}") for number, phone in enumerate(phones_there)]
     phones_there[1].adbd.unplug()
     outcomes = ship_to_all(bundle, devices, "digits", Rollout(canary=1, wave=1))
@@ -408,14 +422,14 @@ def test_paths_reach_the_phone_as_they_are(phone: LabPhone, tmp_path: Path, part
 @given(labels=st.lists(st.sampled_from([word for word in HOSTILE if "\n" not in word]), min_size=10, max_size=10),
        study=words)  # fmt: skip
 def test_labels_and_studies_that_would_be_commands(
-    phone: LabPhone, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, labels: list[str], study: str
+    canned_phone: LabPhone, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, labels: list[str], study: str
 ):
     study = study.encode(errors="replace").decode()
     again = dataclasses.replace(bundle.manifest.study, name=study)
     manifest = dataclasses.replace(bundle.manifest, study=again, release=next(NUMBERS))
     folder = tmp_path_factory.mktemp("hostile") / "-b $(touch canary)"
     odd = Bundle.write(folder, manifest, bundle.model_path.read_bytes(), labels, bundle.samples)
-    device = phone.device()
+    phone, device = canned_phone, canned_phone.device()
     ship(odd, device, "hostile")
     released = current(models(phone) / "hostile")
     assert (released / "labels.txt").read_bytes() == (odd.folder / "labels.txt").read_bytes()

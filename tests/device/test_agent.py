@@ -342,6 +342,24 @@ def test_a_lock_ends_with_its_holder(local: Connection, tmp_path: Path, monkeypa
                 time.sleep(0.05)
 
 
+def test_a_holder_whose_host_fell_silent_lets_go(local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As with a cable that was pulled: its stdin stays open, and nobody says a word any more."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("edgenas.device.session._LEASE_S", 2.0)
+    with local.open_agent() as first, local.open_agent() as second:
+        first.lock()
+        time.sleep(4)
+        with pytest.raises(DeviceError, match="the device is being measured by"):
+            second.lock()
+        with monkeypatch.context() as silent:
+            silent.setattr(first._closed, "wait", lambda _: True)
+            time.sleep(1.5)
+            second.lock()  # waits for the rest of the lease
+        with pytest.raises(DeviceError, match="the agent ended"):
+            first.call("status")
+
+
 def test_a_lock_file_of_somebody_else_is_no_way_in(local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "tmp").mkdir()
     (tmp_path / "precious").write_text("kept")

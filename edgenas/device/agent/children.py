@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ class Stdin:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.heard_at = time.monotonic()  # when something came last
         self._ahead = b""
 
     def fill(self) -> None:
@@ -31,16 +33,18 @@ class Stdin:
         data = os.read(self.descriptor, 1 << 16)
         if not data:
             raise Hangup
+        self.heard_at = time.monotonic()
         self._ahead += data
 
     def line(self) -> str | None:
-        """The next request, None at the end."""
+        """The next request, None at the end. Empty lines only say that the host is there."""
         try:
-            while b"\n" not in self._ahead:
+            while b"\n" not in (ahead := self._ahead.lstrip(b"\n")):
+                self._ahead = ahead
                 self.fill()
         except Hangup:
             return None
-        line, _, self._ahead = self._ahead.partition(b"\n")
+        line, _, self._ahead = ahead.partition(b"\n")
         return line.decode()
 
 

@@ -1,22 +1,32 @@
-"""One device, one profiler: a lock that ends with the agent that holds it."""
+"""One device, one profiler: a lock that ends with the agent that holds it, an agent that ends when its host is gone.
+
+A link that breaks without a word (a cable, a radio) leaves an agent whose stdin stays open for hours. So whoever holds
+the lock hears from its host all the time, and ends after a lease of silence.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import select
+import signal
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from .children import Stdin
 from .context import Context, OperationError
 
 _held: list[int] = []  # the descriptor of the lock, open for as long as this agent lives
 
 
-def lock(context: Context, who: str) -> dict[str, Any]:
+def lock(context: Context, who: str, lease_s: float) -> dict[str, Any]:
     """Take the device for measuring, until this agent ends; `who` is shown to whoever comes meanwhile.
+
+    From now on this agent ends when its host was not heard for `lease_s`; a holder whose host is silent is waited for.
 
     The lock is the system's own (`flock`): it is gone when its holder is, however that ended. It is one for the whole
     device, whatever the work folder, so it lies where every user can reach it.
@@ -25,11 +35,12 @@ def lock(context: Context, who: str) -> dict[str, Any]:
         return {"held": True}
     path = Path(tempfile.gettempdir()) / "edgenas-device.lock"
     descriptor = _open(path)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise OperationError("busy", f"the device is being measured by {_holder(path)}") from None
+    deadline = time.monotonic() + lease_s
+    while not _taken(descriptor):
+        if time.time() - os.fstat(descriptor).st_mtime < lease_s / 2 or time.monotonic() > deadline:
+            os.close(descriptor)
+            raise OperationError("busy", f"the device is being measured by {_holder(path)}")
+        time.sleep(0.2)
     _held.append(descriptor)
     note = {"who": who[:200], "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     try:
@@ -37,7 +48,34 @@ def lock(context: Context, who: str) -> dict[str, Any]:
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
     except OSError:
         pass  # another user's file: the lock holds all the same
+    _keep_lease(context.stdin, descriptor, lease_s)
     return {"held": True}
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
+def _keep_lease(stdin: Stdin, descriptor: int, lease_s: float) -> None:
+    """Look often whether the host was heard, and write when that was: the lock file's time.
+
+    A timer, not a thread: this process forks.
+    """
+
+    def look(*_: Any) -> None:
+        silent_s = time.monotonic() - stdin.heard_at
+        if silent_s > lease_s and not select.select([stdin.descriptor], [], [], 0)[0]:
+            os._exit(1)
+        heard = time.time() - silent_s
+        with contextlib.suppress(OSError):  # another user's file
+            os.utime(descriptor, (heard, heard))
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, lease_s / 6, lease_s / 6)
 
 
 def _open(path: Path) -> int:

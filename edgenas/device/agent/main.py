@@ -2,7 +2,7 @@
 
 Asked `{"id": 1, "op": "hello", "params": {}}` it answers any number of `{"id": 1, "event": "progress", ...}` and then
 `{"id": 1, "ok": true, "result": ...}` or `{"id": 1, "ok": false, "error": {"kind": "...", "message": "..."}}`.
-When stdin ends, the agent ends, in the middle of an operation too.
+Empty lines say that the host is there. When stdin ends, the agent ends, in the middle of an operation too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Bundles over bad links, to a server that is a host of its own: slow, lossy, and unplugged without a word."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import edgenas.files as files
+from edgenas.deploy import Bundle, deployed, ship
+from edgenas.device import Device
+from edgenas.errors import UnreachableError
+from tests.board import Board
+from tests.cable import Cable
+from tests.deploy.conftest import on_board
+
+pytestmark = pytest.mark.slow
+SILENCE_S, LEASE_S = 4, 8  # instead of 12 and 30
+
+
+@pytest.fixture
+def cable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
+    monkeypatch.setattr("edgenas.device.ssh._PING_S", 1)
+    monkeypatch.setattr("edgenas.device.ssh._SILENCE_S", SILENCE_S)
+    monkeypatch.setattr("edgenas.device.session._LEASE_S", LEASE_S)
+    with Cable() as cable:
+        yield cable
+
+
+@pytest.fixture
+def device(cable: Cable, tmp_path: Path) -> Iterator[Device]:
+    with Board(tmp_path / "board", cable=cable) as board:
+        yield on_board(board, tmp_path / "work")
+
+
+def whole(device: Device, bundle: Bundle) -> bool:
+    """Whether the model that an application finds is this bundle's."""
+    current = Path(device.folder) / "models" / "digits" / "current"
+    return files.sha256(current / "model.tflite") == bundle.manifest.files["model.tflite"]
+
+
+def test_a_slow_and_lossy_link(cable: Cable, device: Device, bundle: Bundle, big_bundle: Bundle) -> None:
+    ship(bundle, device, "digits")
+    cable.slow_down(3000)
+    cable.lose(3)
+    told: list[tuple[int, int]] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == "sending model.tflite":
+            told.append((done, total))
+
+    assert ship(big_bundle, device, "digits", progress=progress).active == big_bundle.manifest.release
+    assert whole(device, big_bundle)
+    assert len(told) > 3 and told == sorted(told), "it shows how far it is"
+
+
+def test_unplugged_in_mid_upload_the_rest_is_sent_later(
+    cable: Cable, device: Device, bundle: Bundle, big_bundle: Bundle
+) -> None:
+    ship(bundle, device, "digits")
+    cable.slow_down(2000)
+    size = big_bundle.model_path.stat().st_size
+    begun = cable.sent
+
+    def unplug() -> None:
+        while cable.sent - begun < size * 0.7:
+            time.sleep(0.02)
+        cable.unplug()
+
+    puller = threading.Thread(target=unplug)
+    puller.start()
+    with pytest.raises(UnreachableError, match=rf"nothing heard for {SILENCE_S} s.*The old model is still live") as cut:
+        ship(big_bundle, device, "digits")
+    puller.join()
+    assert "\n" not in str(cut.value)
+    assert whole(device, bundle)
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        deployed(device)
+    cable.plug_in()
+    begun = cable.sent
+    assert ship(big_bundle, device, "digits").active == big_bundle.manifest.release
+    assert cable.sent - begun < size * 0.6, "what had come was not sent again"
+    assert whole(device, big_bundle)
+
+
+@pytest.mark.parametrize("step", ["checking on the device", "measuring on the device"])
+def test_unplugged_while_the_device_works(
+    cable: Cable, device: Device, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, step: str
+) -> None:
+    """The agent there never hears of it; it lets go of the device by itself."""
+    ship(bundle, device, "digits")
+    newer = rewritten(bundle, tmp_path)
+
+    def progress(what: str, done: int, total: int) -> None:
+        if what == step:
+            cable.unplug()
+
+    with pytest.raises(UnreachableError, match="The old model is still live"):
+        ship(newer, device, "digits", progress=progress)
+    assert [found.name for found in (Path(device.folder) / "models" / "digits" / "releases").iterdir()] == [
+        str(bundle.manifest.release)
+    ]
+    cable.plug_in()
+    assert ship(newer, device, "digits").active == newer.manifest.release
