@@ -4,11 +4,11 @@ import edgenas
 
 if __name__ == "__main__":  # worker processes import this file
     device = edgenas.Device.load("local")
-    edgenas.profile(device, edgenas.MobileSpace("tiny", (28, 28, 1), classes=10), "int8")
+    table = edgenas.profile(device, edgenas.MobileSpace("tiny", (28, 28, 1), classes=10), "int8")
     settings = edgenas.Settings(
         study="first", data="fashion-mnist", device="local", table="", space="tiny", input_shape=(28, 28, 1),
         trials=12, limits=edgenas.Limits(max_latency_ms=0.3), fidelity=edgenas.Fidelity(share=0.15),
     )  # fmt: skip
     front = edgenas.search(settings, print)
     bundle = edgenas.train("first", front.pick("knee").id)
-    print(edgenas.ship(bundle, device, "clothes"))
+    print(edgenas.ship(bundle, device, "clothes", table=table))

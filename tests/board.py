@@ -39,6 +39,8 @@ class Board:
         cable: it is the host at the end of this cable.
     """
 
+    address = "127.0.0.1"
+
     def __init__(
         self,
         folder: Path,
@@ -55,7 +57,8 @@ class Board:
         self.home.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
         variables = {"HOME": self.home, "PATH": path, "TMPDIR": folder / "tmp", **(environment or {})}
-        self.address = "127.0.0.1" if cable is None else cable.address
+        if cable is not None:
+            self.address = cable.address
         self.port = free_port()
         self.user = getpass.getuser()
         self.user_key = self.make_key("user")

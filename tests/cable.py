@@ -47,12 +47,12 @@ class Cable:
         pid = self._holder.pid
         self.prefix = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
         self._end = f"cable{pid}"
-        net = f"{_NET}.{pid // 64 % 256}.{pid % 64 * 4}".rpartition(".")
-        mine, self.address = (f"{net[0]}.{int(net[2]) + number}" for number in (1, 2))
+        net, last = f"{_NET}.{pid // 32 % 256}", pid % 32 * 8
+        self._mine, self.address, self._other = (f"{net}.{last + number}" for number in (1, 2, 3))
         _run("ip", "link", "add", self._end, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
-        _run("ip", "address", "add", f"{mine}/30", "dev", self._end)
+        _run("ip", "address", "add", f"{self._mine}/29", "dev", self._end)
         _run("ip", "link", "set", self._end, "up")
-        _run(*self.prefix, "ip", "address", "add", f"{self.address}/30", "dev", "eth0")
+        _run(*self.prefix, "ip", "address", "add", f"{self.address}/29", "dev", "eth0")
         _run(*self.prefix, "ip", "link", "set", "eth0", "up")
 
     def slow_down(self, kbit_per_s: int) -> None:
@@ -62,9 +62,7 @@ class Cable:
 
     def lose(self, percent: int) -> None:
         """The host at the other end loses so many of the packets that reach it."""
-        rule = f'iifname "eth0" numgen random mod 100 < {percent} drop'
-        rules = f"table inet lossy {{\n chain input {{\n type filter hook input priority 0;\n {rule}\n }}\n}}\n"
-        _run(*self.prefix, "nft", "-f", "-", said=rules)
+        self._drop("lossy", f"numgen random mod 100 < {percent}")
 
     def unplug(self) -> None:
         """Nothing passes any more, and nobody is told."""
@@ -74,10 +72,21 @@ class Cable:
         """After `unplug`."""
         _run("ip", "link", "set", self._end, "up")
 
+    def plug_in_elsewhere(self) -> None:
+        """As a host that was started anew, or another one: the far end hears nothing more of what was open before."""
+        self._drop("before", f"ip saddr {self._mine}")
+        _run("ip", "address", "delete", f"{self._mine}/29", "dev", self._end)
+        _run("ip", "address", "add", f"{self._other}/29", "dev", self._end)
+        self.plug_in()
+
     @property
     def sent(self) -> int:
         """Bytes that went to the other end so far."""
         return int(Path(f"/sys/class/net/{self._end}/statistics/tx_bytes").read_text())
+
+    def _drop(self, name: str, which: str) -> None:
+        rules = f"table inet {name} {{\n chain input {{\n type filter hook input priority 0;\n {which} drop\n }}\n}}\n"
+        _run(*self.prefix, "nft", "-f", "-", said=rules)
 
     def __enter__(self) -> "Cable":
         return self

@@ -23,6 +23,7 @@ GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", 
     type=click.Choice(GATES),
     help=f"Let this gate fail; the manifest says so. May be given again. Gates: {', '.join(GATES)}.",
 )
+@click.option("--again", is_flag=True, help="Another point after the first: open the test split for it as well.")
 @click.option("--no-samples", is_flag=True, help="Put no images into the bundle: the data are private.")
 @click.option(
     "--with-float32", is_flag=True, help="Put the float32 model beside an int8 one: ship --precision float32."
@@ -35,6 +36,7 @@ def train(
     epochs: int | None,
     precision: Any,
     allow: tuple[str, ...],
+    again: bool,
     no_samples: bool,
     with_float32: bool,
     key: str | None,
@@ -64,6 +66,7 @@ def train(
             allow=allow,
             key=signing,
             with_float32=with_float32,
+            again=again,
             progress=progress,
         )
     manifest, faster = bundle.manifest, faster_precision(bundle)
@@ -73,6 +76,7 @@ def train(
                     "test_accuracy": accuracy.test, "test_interval": accuracy.test_interval,
                     "balanced_accuracy": accuracy.balanced, "recall": accuracy.recall,
                     "float_test_accuracy": accuracy.float_test, "float_test_interval": accuracy.float_test_interval,
+                    "test_candidates": accuracy.test_candidates, "model_bytes": manifest.model_bytes,
                     "release": manifest.release, "signed_by": bundle.signed_by,
                     "gates": [dataclasses.asdict(gate) for gate in manifest.gates],
                     "repair": dataclasses.asdict(manifest.repair),
@@ -81,10 +85,10 @@ def train(
     print_bundle(bundle)
     if faster is not None:
         low, high = faster.latency_interval_ms
-        again = f"edgenas train {study} --pick {manifest.study.candidate} --precision {faster.precision}"
+        command = f"edgenas train {study} --pick {manifest.study.candidate} --precision {faster.precision}"
         stdout.print(
             f"{faster.precision} is predicted to be faster on this device: {faster.latency_ms:.3f} ms ({low:.3f} to "
-            f"{high:.3f}) by {faster.table}. Try: {again}",
+            f"{high:.3f}) by {faster.table}. Try: {command}",
             markup=False,
         )
 
@@ -100,7 +104,10 @@ def print_bundle(bundle: Any) -> None:
         "release": f"{manifest.release}, {_signed(bundle)}",
         "network": f"{manifest.architecture.id}, {manifest.precision}",
         "test accuracy": f"{accuracy.test:.2%} (95%: {low:.2%} to {high:.2%}) of the .tflite file, "
-        f"{accuracy.float_test:.2%} ({float_low:.2%} to {float_high:.2%}) before conversion",
+        f"{accuracy.float_test:.2%} ({float_low:.2%} to {float_high:.2%}) before conversion"
+        + (
+            f"; THE TEST SPLIT WAS OPENED FOR {accuracy.test_candidates} POINTS" if accuracy.test_candidates > 1 else ""
+        ),
         "recall": ", ".join(
             f"{label} {'-' if share is None else f'{share:.0%}'}" for label, share in accuracy.recall.items()
         ),
@@ -108,8 +115,8 @@ def print_bundle(bundle: Any) -> None:
     if predicted.latency_ms is not None and predicted.latency_interval_ms is not None:
         low, high = predicted.latency_interval_ms
         pairs["predicted"] = (
-            f"{predicted.latency_ms:.3f} ms ({low:.3f} to {high:.3f}), {predicted.peak_memory_kb:.0f} kB"
-            + (f"; NO PROMISE: {predicted.doubt}" if predicted.doubt else "")
+            f"{predicted.latency_ms:.3f} ms ({low:.3f} to {high:.3f}), {predicted.peak_memory_kb:.0f} kB; the file has "
+            f"{manifest.model_bytes / 1024:.0f} kB" + (f"; NO PROMISE: {predicted.doubt}" if predicted.doubt else "")
         )
     repair = manifest.repair
     if repair.loss_before is not None and repair.loss_after is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from edgenas.cli.printing import Shape, json_option, print_json, print_table, stderr, stdout
+from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, stderr, stdout
 
 
 @click.command()
@@ -48,28 +48,42 @@ def search(as_json: bool, dry_run: bool, **given: Any) -> None:
     Example: edgenas search --study shoes --data ./images --device pi --input 96x96x3 --space standard \\
                             --max-latency-ms 20 --trials 50
     """
-    from edgenas.strategy import prepare, run
+    from edgenas.strategy import load, prepare, run
 
-    prepared = prepare(_settings(given))
-    counts = prepared.study.counts()
-    left_out = [f"left out: {path}: {why}" for path, why in prepared.dataset.left_out[:5]]
-    standing = str(_backing(prepared.settings))
-    for note in (*prepared.dataset.notes, *left_out, *filter(None, [standing])):
-        stderr.print(note, markup=False)
+    settings = _settings(given)
     if dry_run:
-        found = {
-            "study": given["study"],
-            "data": repr(prepared.dataset),
-            "splits": prepared.splits.sizes(),
-            "table": prepared.settings.table,
-            "trials_done": counts["complete"],
-            "trials": given["trials"],
-        }
-        print_json(found) if as_json else stdout.print(found)
+        _show_dry_run(load(settings), as_json)
         return
-    with _Trials(given["trials"], counts["complete"]) as trials:
+    prepared = prepare(settings)
+    _tell(prepared)
+    with _Trials(settings.trials, prepared.study.counts()["complete"]) as trials:
         run(prepared, trials.show)
     _show_front(prepared.settings, prepared.study, as_json)
+
+
+def _tell(needed: Any) -> None:
+    """What is to be said of data and table before a search begins."""
+    left_out = [f"left out: {path}: {why}" for path, why in needed.dataset.left_out[:5]]
+    standing = str(_backing(needed.settings))
+    for note in (*needed.dataset.notes, *left_out, *filter(None, [standing])):
+        stderr.print(note, markup=False)
+
+
+def _show_dry_run(needed: Any, as_json: bool) -> None:
+    from edgenas.strategy import StoredStudy, study_folder
+
+    _tell(needed)
+    settings = needed.settings
+    begun = study_folder(settings.study).is_dir()
+    found = {
+        "study": settings.study,
+        "data": repr(needed.dataset),
+        "splits": needed.splits.sizes(),
+        "table": settings.table,
+        "trials_done": StoredStudy(settings.study).counts()["complete"] if begun else 0,
+        "trials": settings.trials,
+    }
+    print_json(found) if as_json else print_pairs({key: str(value) for key, value in found.items()})
 
 
 def _settings(given: dict[str, Any]) -> Any:

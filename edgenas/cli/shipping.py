@@ -52,11 +52,12 @@ def ship(
     if (device is None) == (pattern is None):
         raise InputError("Name a DEVICE, or several with --to 'PATTERN'.")
     if pattern is not None:
-        if table is not None or precision is not None or to_app is not None:
-            raise InputError(
-                "--table, --precision and --to-app are of one device; with --to each is held to its own table."
-            )
-        _ship_to_fleet(bundle, pattern, name, canary, wave, max_failures, keep, dry_run, as_json)
+        if table is not None:
+            raise InputError("--table is of one device; with --to each is held to its own table.")
+        from edgenas.deploy.fleet import Rollout
+
+        rollout = Rollout(canary, wave, max_failures, keep, precision, to_app, dry_run)
+        _ship_to_fleet(bundle, pattern, name, rollout, as_json)
         return
     from edgenas.workflow import ship_bundle
 
@@ -68,14 +69,9 @@ def ship(
     print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
 
 
-def _ship_to_fleet(
-    bundle: Path, pattern: str, name: str, canary: int, wave: int, max_failures: int, keep: int, dry_run: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
-    from edgenas.deploy.fleet import Rollout
+def _ship_to_fleet(bundle: Path, pattern: str, name: str, rollout: Any, as_json: bool) -> None:
     from edgenas.workflow import ship_to_fleet
 
-    rollout = Rollout(canary, wave, max_failures, keep, dry_run)
     outcomes = ship_to_fleet(
         bundle, pattern, name, rollout, lambda outcome: stderr.print(f"{outcome.device}: {outcome.state}", markup=False)
     )
@@ -88,7 +84,7 @@ def _ship_to_fleet(
     _judge(counts, outcomes)
 
 
-_STATES = ("changed", "ok", "failed", "rolled back", "off", "not tried")
+_STATES = ("changed", "would change", "ok", "failed", "rolled back", "off", "not tried")
 
 
 def _row(outcome: Any) -> tuple[str, ...]:
@@ -97,7 +93,7 @@ def _row(outcome: Any) -> tuple[str, ...]:
         outcome.device,
         outcome.state,
         "-" if shipped is None else f"{shipped.latency_ms['median']:.3f}",
-        outcome.detail or ("dry run" if shipped is not None and shipped.dry_run else ""),
+        outcome.detail,
     )
 
 
@@ -106,7 +102,7 @@ def _judge(counts: dict[str, int], outcomes: Sequence[Any]) -> None:
     if counts["failed"] or counts["rolled back"] or counts["not tried"]:
         raise CheckFailedError(
             f"{counts['failed'] + counts['rolled back']} of {len(outcomes)} devices failed, {counts['not tried']} were "
-            "not tried. The models before stay live there."
+            "not tried. Why, and what is live there, stands beside each."
         )
     if counts["off"]:
         off = ", ".join(outcome.device for outcome in outcomes if outcome.state == "off")
@@ -174,19 +170,27 @@ def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> N
 
     target = Device.load(device)
     found = releases(target, to_app=to_app)
-    now = {}
+    now: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
     if measure:
         with progress_bars() as progress:
-            now = {one.name: check(target, one.name, to_app=to_app, progress=progress).latency_ms for one in found}
+            for one in found:
+                try:
+                    now[one.name] = check(target, one.name, to_app=to_app, progress=progress).latency_ms
+                except CheckFailedError as error:  # the others are looked at all the same
+                    wrong[one.name] = str(error)
     if as_json:
-        models = [dataclasses.asdict(one) | {"latency_ms_now": now.get(one.name)} for one in found]
+        models = [dataclasses.asdict(one) | {"latency_ms_now": now.get(one.name), "wrong": wrong.get(one.name)}
+                  for one in found]  # fmt: skip
         print_json({"device": device, "models": models})
     elif found:
         rows = [(f.name, f.release, f.previous or "-", f.since, _ms((f.record or {}).get("latency_ms")),
-                 _ms(now.get(f.name))) for f in found]  # fmt: skip
+                 "WRONG" if f.name in wrong else _ms(now.get(f.name))) for f in found]  # fmt: skip
         print_table(("name", "release", "before", "since", "ms then", "ms now"), rows)
     else:
         stdout.print(f"Nothing is deployed on {device}.", markup=False)
+    if wrong:
+        raise CheckFailedError(" ".join(wrong.values()))
 
 
 def _ms(times: Any) -> str:

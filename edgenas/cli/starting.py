@@ -1,6 +1,7 @@
 """edgenas quickstart."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 import click
@@ -41,6 +42,6 @@ def quickstart(folder: Path, as_json: bool) -> None:
     stdout.print()
     print_front(told.front, folder / told.picture)
     stdout.print()
-    print_bundle(told.bundle)
+    print_bundle(dataclasses.replace(told.bundle, folder=folder / told.bundle.folder))
     stdout.print()
     print_shipped(told.shipped)

@@ -183,7 +183,7 @@ class Bundle:
         key: SigningKey | None = None,
         float_model: bytes | None = None,
     ) -> "Bundle":
-        """Write a bundle, whole or not at all. The manifest's hashes are filled in here.
+        """Write a bundle, whole or not at all. The manifest's hashes and size are filled in here.
 
         Args:
             float_model: the float32 file beside an int8 one.
@@ -204,7 +204,7 @@ class Bundle:
                     arrays["float_outputs"] = samples.float_outputs
                 np.savez_compressed(beside / SAMPLES, **arrays)  # type: ignore[arg-type]
             hashes = {path.name: files.sha256(path) for path in sorted(beside.iterdir())}
-            write_manifest(beside / FILE, dataclasses.replace(manifest, files=hashes))
+            write_manifest(beside / FILE, dataclasses.replace(manifest, files=hashes, model_bytes=len(model)))
             if key is not None:
                 (beside / SIGNATURE).write_bytes(key.sign((beside / FILE).read_bytes()))
         return cls.load(folder)

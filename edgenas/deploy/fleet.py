@@ -15,7 +15,7 @@ from edgenas.errors import EdgeNASError, InputError, UnreachableError, WentBackE
 from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.table import LatencyTable
 
-State = Literal["changed", "ok", "failed", "rolled back", "off", "not tried"]
+State = Literal["changed", "would change", "ok", "failed", "rolled back", "off", "not tried"]
 Told = Callable[["Outcome"], None]
 TableOf = Callable[[Device], LatencyTable | None]
 
@@ -25,9 +25,9 @@ class Outcome:
     """What became of one device.
 
     Attributes:
-        state: "changed" (the new release is live now), "ok" (it was live already, and is well), "failed" (refused; the
-            old one is live), "rolled back" (it was live for a moment; the old one is again), "off" (not reached),
-            "not tried" (the rollout had stopped).
+        state: "changed" (the new release is live now), "would change" (a dry run found nothing against it), "ok" (it
+            was live already, and is well), "failed" (refused, or lost on the way), "rolled back" (it was live for a
+            moment; the old one is again), "off" (never reached), "not tried" (the rollout had stopped).
         detail: why, in a sentence; "" where all is well.
         shipped: all that was measured; None where it did not come to that.
     """
@@ -47,6 +47,8 @@ class Rollout:
         wave: so many at a time after that.
         max_failures: more failures than that, and no further device is tried. Devices that are off are no failures.
         keep: releases that stay on each device.
+        precision: which of the bundle's models; None: the one it was made for.
+        to_app: of phones: a debuggable app's package, whose own files the model goes into.
         dry_run: do everything but the switch.
     """
 
@@ -54,6 +56,8 @@ class Rollout:
     wave: int = 4
     max_failures: int = 0
     keep: int = 2
+    precision: str | None = None
+    to_app: str | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -120,7 +124,7 @@ def ship_to_all(
     well = 0
     while waiting and well < rollout.canary and not _failures(outcomes):  # a canary that is off is none
         take([waiting.pop(0)])
-        well = sum(outcome.state in ("changed", "ok") for outcome in outcomes.values())
+        well = sum(outcome.state in ("changed", "would change", "ok") for outcome in outcomes.values())
     stopped = bool(_failures(outcomes))
     while waiting and not stopped:
         wave, waiting = waiting[: rollout.wave], waiting[rollout.wave :]
@@ -138,15 +142,25 @@ def _failures(outcomes: dict[str, Outcome]) -> int:
 
 
 def _ship(bundle: Bundle, device: Device, name: str, table: LatencyTable | None, rollout: Rollout) -> Outcome:
+    reached = False
+
+    def progress(what: str, done: int, total: int) -> None:
+        nonlocal reached
+        reached = True
+
     try:
-        shipped = ship(bundle, device, name, table=table, keep=rollout.keep, dry_run=rollout.dry_run)
-    except UnreachableError as error:
-        return Outcome(device.name, "off", str(error))
+        shipped = ship(
+            bundle, device, name, table=table, precision=rollout.precision, keep=rollout.keep, to_app=rollout.to_app,
+            dry_run=rollout.dry_run, progress=progress,
+        )  # fmt: skip
+    except UnreachableError as error:  # lost on the way: perhaps the model brought it down
+        return Outcome(device.name, "failed" if reached else "off", str(error))
     except WentBackError as error:
         return Outcome(device.name, "rolled back", str(error))
     except EdgeNASError as error:
         return Outcome(device.name, "failed", str(error))
-    if rollout.dry_run:
-        state: State = "ok" if shipped.previous == shipped.release else "changed"
-        return Outcome(device.name, state, "dry run", shipped)
-    return Outcome(device.name, "ok" if shipped.previous == shipped.active else "changed", "", shipped)
+    except Exception as error:  # noqa: BLE001 - whatever befalls one device, the others' outcomes are told
+        return Outcome(device.name, "failed", f"{device.name}: {type(error).__name__}: {error}")
+    if shipped.previous == shipped.release:
+        return Outcome(device.name, "ok", "", shipped)
+    return Outcome(device.name, "would change" if rollout.dry_run else "changed", "", shipped)

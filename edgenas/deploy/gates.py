@@ -84,9 +84,9 @@ def quantisation(before: Right, after: Right) -> Gate:
     return Gate(QUANTISATION, not (loss > MOST_LOSS and low > 0), detail, figures)
 
 
-def builtin_operators(content: bytes) -> Gate:
-    """Whether every operator of a file is one of TensorFlow Lite's own, so that any runtime has it."""
-    kinds = operator_kinds(content)
+def builtin_operators(*contents: bytes) -> Gate:
+    """Whether every operator of these files is one of TensorFlow Lite's own, so that any runtime has it."""
+    kinds = sorted({kind for content in contents for kind in operator_kinds(content)})
     foreign = [kind.removeprefix(CUSTOM) for kind in kinds if kind.startswith(CUSTOM)]
     detail = f"{len(kinds)} kinds of operators, all built in"
     if foreign:

@@ -11,7 +11,7 @@ from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
-FORMAT = 3
+FORMAT = 4
 FILE = "manifest.json"
 
 
@@ -81,9 +81,11 @@ class Accuracy:
     """How often it is right, as fractions.
 
     Attributes:
-        float_test: of the network as it was trained, on the test split.
+        float_test: of the network before it was converted (after a repair: the repaired one), on the test split.
         test, balanced, recall: of the deployed file, on the test split; recall by label, None where none was there.
         float_test_interval, test_interval: Wilson's, coverage 95%.
+        test_candidates: how many of the study's candidates the test split was opened for, this one included: who takes
+            the best of several by it has chosen by it, and its accuracy flatters.
         acceptance: of the deployed file, on the acceptance split.
     """
 
@@ -94,6 +96,7 @@ class Accuracy:
     balanced: float
     recall: dict[str, float | None]
     acceptance: float
+    test_candidates: int = 1
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class Manifest:
         repair: of an int8 network.
         release: its number; on a device a release is never followed by an older one. See `new_release`.
         files: SHA-256 by name of every other file of the bundle, the signature's apart.
+        model_bytes: of `model.tflite`.
         limits: of the study, by name ("max_latency_ms" and so on); None: no limit.
         versions: of the packages that made it.
         created: UTC.
@@ -161,6 +165,7 @@ class Manifest:
     created: str
     release: int
     files: dict[str, str]
+    model_bytes: int
     format: int = FORMAT
 
 

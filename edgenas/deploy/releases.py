@@ -148,6 +148,8 @@ def verify(
         refuse_another(device, name, release, manifest, bundle)
         record = next((found.record for found in releases_on(agent) if found.name == name), None) or {}
         scratch = f"{connection.folder}/verify"
+        agent.lock()  # nobody else is measuring there, or uses that folder
+        connection.run(["rm", "-rf", "--", scratch])  # what a broken link left
         try:
             agreement = _agreement(connection, agent, bundle, record, f"{folder}/{MODEL}", scratch, progress)
             measured = None

@@ -162,13 +162,14 @@ class Shipment(abc.ABC):
     def _record(self, shipped: Shipped) -> dict[str, Any]:
         """What the device keeps of this release, for `deployed` and `verify`."""
         manifest = self._bundle.manifest
+        accuracy = manifest.accuracy
         return {
             "study": manifest.study.name,
             "candidate": manifest.study.candidate,
             "architecture": manifest.architecture.id,
             "precision": self._precision,
             "threads": self._threads,
-            "test_accuracy": manifest.accuracy.test,
+            "test_accuracy": accuracy.test if self._precision == manifest.precision else accuracy.float_test,
             "latency_ms": shipped.latency_ms,
             "predicted_ms": shipped.predicted_ms,
             "agreement_on_device": shipped.agreement_on_device,

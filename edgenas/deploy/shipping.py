@@ -126,6 +126,7 @@ class _BoardShipment(Shipment):
                 self._clear(*self._hashes.values())
                 return shipped
             record = self._record(shipped)
+            self._progress("making it live", 0, 1)
             self._switching = True
             answer = self._agent.call(
                 "activate", name=self._name, release=self._release, folder=staged.folder, record=record, keep=keep

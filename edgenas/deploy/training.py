@@ -62,6 +62,7 @@ class FinalTraining:
         key: signs the bundle; None: it stays unsigned.
         with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
         allow: names of gates that may fail.
+        again: open the test split though it was opened for another candidate before.
     """
 
     architecture: Architecture
@@ -82,6 +83,7 @@ class FinalTraining:
     key: SigningKey | None = None
     with_float32: bool = False
     allow: tuple[str, ...] = ()
+    again: bool = False
 
 
 def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress = no_progress) -> Bundle:
@@ -94,13 +96,15 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
 
     Raises:
         CheckFailedError: gates failed that `allow` does not name, or the test split was opened before for another
-            candidate.
+            candidate and is not to be opened again.
         InputError: there is a bundle at `folder` already, or `allow` names no gate.
         TrainingError: the loss is not finite.
     """
     refuse_existing(request.folder)
     gates.check_names(request.allow)
     dataset, splits = request.dataset, request.splits
+    if not request.again:
+        splits.test.refuse_second(ledger, request.study, request.candidate)  # before all the work
     with ledger.timed("bundle_written", study=request.study, candidate=request.candidate) as noted:
         prepare_tensorflow()
         model = _train(request, ledger, progress)
@@ -109,8 +113,11 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         progress("running the gates", 0, 1)
         passed = gates.let_through(_gates(request, made), request.allow)
         progress("opening the test split", 0, 1)
-        test = splits.test.open(ledger, f"final accuracy of {request.folder.name}", request.study, request.candidate)
-        accuracy = _accuracy(request, made.content, measure(model, dataset, test)["accuracy"], test)
+        purpose = f"final accuracy of {request.folder.name}"
+        test = splits.test.open(ledger, purpose, request.study, request.candidate, again=request.again)
+        accuracy = _accuracy(request, made.content, measure(made.model, dataset, test)["accuracy"], test)
+        candidates = splits.test.candidates(ledger, request.study)
+        accuracy = dataclasses.replace(accuracy, test_candidates=candidates)
         beside = made.float32 if request.with_float32 and request.precision == "int8" else None
         samples = _samples(made.content, beside, request) if request.samples else None
         manifest = _manifest(request, made, accuracy, passed)
@@ -189,7 +196,7 @@ def _gates(request: FinalTraining, made: Files) -> list[Gate]:
     predicted = _predict(request.architecture, request.precision, request.table)
     return [
         *found,
-        gates.builtin_operators(content),
+        gates.builtin_operators(content, *([made.float32] if request.with_float32 else [])),
         gates.raw_pixels(content, request.precision),
         gates.limits(request.limits, predicted, len(content) / 1024),
     ]
@@ -253,6 +260,7 @@ def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: t
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         release=new_release(),
         files={},
+        model_bytes=0,
     )
 
 

@@ -31,8 +31,12 @@ _PUT = (
     'mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
 )
 # The same, going on where it was. Cut again (2), what came stays; without room or whatever else (1), nothing does.
+# It goes on in a copy, where there is room: the process of a link that broke may write on into what it has open.
 _RESUME = (
-    'mkdir -p -- "$(dirname -- "$1")" || exit 1; cat >> "$1.part" || { rm -f -- "$1.part"; exit 1; }; '
+    'mkdir -p -- "$(dirname -- "$1")" || exit 1; '
+    'if [ -s "$1.part" ]; then '
+    'cp -- "$1.part" "$1.part-$$" && mv -f -- "$1.part-$$" "$1.part" || rm -f -- "$1.part-$$"; fi; '
+    'cat >> "$1.part" || { rm -f -- "$1.part"; exit 1; }; '
     'have=$(wc -c < "$1.part") && [ "$have" -lt "$2" ] && exit 2; '
     '[ "$have" -eq "$2" ] && mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
 )

@@ -12,32 +12,55 @@ from edgenas.latency.table.finding import find_table
 from edgenas.space import MobileSpace
 from edgenas.strategy.front import Front
 from edgenas.strategy.objectives import FreeObjectives
-from edgenas.strategy.settings import Limits, Settings, begin, load_settings
+from edgenas.strategy.settings import Limits, Settings, begin, load_settings, refuse_other
 from edgenas.strategy.study import Study, TrialReport
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A study with everything that it needs, loaded.
+class Needed:
+    """All that a study needs, loaded.
 
     Attributes:
         settings: with the data's and the table's identity.
-        study: the study itself.
         dataset, splits: its data.
         table: its latency table.
         device: its device.
+        free: what costs nothing to know of a candidate.
     """
 
     settings: Settings
-    study: Study
     dataset: Dataset
     splits: Splits
     table: LatencyTable
     device: Device
+    free: FreeObjectives
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(Needed):
+    """A study that was begun, and all that it needs.
+
+    Attributes:
+        study: the study itself.
+    """
+
+    study: Study
 
 
 def prepare(settings: Settings) -> Prepared:
     """Load what a study needs; begin it, or check that it was begun with the same settings, data and table.
+
+    Raises:
+        InputError: as in `load`.
+    """
+    needed = load(settings)
+    begin(needed.settings)
+    study = Study(needed.settings, needed.free.space, needed.free)
+    return Prepared(**{field.name: getattr(needed, field.name) for field in dataclasses.fields(needed)}, study=study)
+
+
+def load(settings: Settings) -> Needed:
+    """Load what a study needs, and write nothing.
 
     Raises:
         InputError: bad data, no fitting table, a name that is taken, limits that no network keeps.
@@ -60,9 +83,9 @@ def prepare(settings: Settings) -> Prepared:
         table_checksum=table.checksum,
     )
     free = FreeObjectives(space, table, settings.precision, settings.limits)
-    free.anchor  # noqa: B018  raises where no network keeps the limits, before anything is written
-    begin(settings)
-    return Prepared(settings, Study(settings, space, free), dataset, split(dataset, settings.seed), table, device)
+    free.anchor  # noqa: B018  raises where no network keeps the limits
+    refuse_other(settings)
+    return Needed(settings, dataset, split(dataset, settings.seed), table, device, free)
 
 
 def search(settings: Settings, on_trial: Callable[[TrialReport], None] | None = None) -> Front:

@@ -135,8 +135,15 @@ def begin(settings: Settings) -> Settings:
     More trials than before go on where the study ended.
 
     Raises:
-        InputError: the name is taken by a study with other settings; the differences are named.
+        InputError: as `refuse_other`.
     """
+    refuse_other(settings)
+    files.write_toml(study_folder(settings.study) / "study.toml", files.as_mapping(settings))
+    return settings
+
+
+def refuse_other(settings: Settings) -> None:
+    """Raise `InputError` where the name is taken by a study with other settings; the differences are named."""
     path = study_folder(settings.study) / "study.toml"
     if path.is_file():
         before, now = files.as_mapping(load_settings(settings.study)), files.as_mapping(settings)
@@ -147,5 +154,3 @@ def begin(settings: Settings) -> Settings:
                 f"The study {settings.study!r} was begun with other settings: {'; '.join(changed)}. "
                 "Choose another name with --study, or give the settings that it was begun with."
             )
-    files.write_toml(path, files.as_mapping(settings))
-    return settings

@@ -10,9 +10,9 @@ from edgenas.deploy.bundle import SUFFIX
 from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
 from edgenas.deploy.keys import SigningKey
 from edgenas.device import Device
-from edgenas.errors import InputError
+from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
+from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.finding import find_table, mismatch
 from edgenas.model import Precision
 from edgenas.space import MobileSpace
@@ -29,11 +29,13 @@ def train(
     precision: Precision | None = None,
     allow: Sequence[str] = (),
     with_float32: bool = False,
+    again: bool = False,
     progress: Progress = no_progress,
 ) -> Bundle:
     """Train the point of a study's front that is picked, and write its bundle below the study, as a folder and packed.
 
-    The same call after a break goes on from the last whole epoch; when the bundle is there already it is given back.
+    The same call after a break goes on from the last whole epoch; when the bundle is there already it is given back,
+    unless it is another one than is asked for.
 
     Args:
         study: its name.
@@ -44,10 +46,11 @@ def train(
         with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
         precision: another one than the study's; its latency is predicted where a table for it is there.
         allow: names of gates that may fail; the manifest says so.
+        again: train another point than the one that the test split was opened for; ledger and manifest say so.
         progress: called with what is done, how much of how much.
 
     Raises:
-        InputError: no such study, point or gate.
+        InputError: no such study, point or gate; or there is another bundle of the point.
         CheckFailedError: gates failed, or the test split was opened for another point before.
     """
     prepared = reopen(study)
@@ -58,6 +61,7 @@ def train(
     packed = folder.with_name(folder.name + SUFFIX)
     if (folder / "manifest.json").is_file():
         bundle = Bundle.load(folder)
+        _refuse_other_wishes(bundle, samples, epochs, key, with_float32)
         if not packed.is_file():
             bundle.pack(packed)
         return bundle
@@ -82,10 +86,34 @@ def train(
         key=key,
         with_float32=with_float32,
         allow=tuple(allow),
+        again=again,
     )
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
     bundle.pack(packed)
     return bundle
+
+
+def _refuse_other_wishes(
+    bundle: Bundle, samples: bool, epochs: int | None, key: SigningKey | None, with_float32: bool
+) -> None:
+    """Raise `InputError` where a bundle that is there already is not what is asked for now."""
+    manifest, other = bundle.manifest, []
+    if epochs not in (None, manifest.epochs):
+        other.append(f"it was trained for {manifest.epochs} epochs")
+    if not samples and bundle.samples is not None:
+        other.append("it has samples")
+    if with_float32 and "float32" not in bundle.precisions:
+        other.append("it has no float32 file")
+    if other:
+        raise InputError(
+            f"The bundle {bundle.folder} is there already, and is another one: {'; '.join(other)}. To train it anew, "
+            f"remove it first, and {bundle.folder.name}{SUFFIX} beside it."
+        )
+    if key is not None and bundle.signed_by != key.public.id:
+        raise InputError(
+            f"The bundle {bundle.folder} is there already, and the key {key.public.id} has not signed it. It does that "
+            f"with: edgenas sign {bundle.folder}"
+        )
 
 
 def _table_of(prepared: Prepared, precision: Precision) -> tuple[str | None, LatencyTable | None]:
@@ -138,18 +166,21 @@ def ship_to_fleet(
     """
     bundle = Bundle.load(path)
     return ship_to_all(
-        bundle, chosen(pattern), name, rollout, table_of=lambda device: _own_table(bundle, device), told=told
-    )
+        bundle, chosen(pattern), name, rollout,
+        table_of=lambda device: _own_table(bundle, device, rollout.precision), told=told,
+    )  # fmt: skip
 
 
 def _own_table(bundle: Bundle, device: Device, precision: str | None = None) -> LatencyTable | None:
-    """The table of a device that knows the bundle's network: the one that it rests on, or else the only one."""
+    """The table of a device that knows the bundle's network: the one that it rests on, or else the only one of as many
+    threads."""
     precision, used = precision or bundle.manifest.precision, bundle.manifest.table
+    threads = 1 if used is None else used.identity.threads
     found = {}
     for name in table_names():
-        table = LatencyTable.load(name)
-        if mismatch(table, device, precision, table.identity.threads) is None:
-            with contextlib.suppress(MissingLayersError):
+        with contextlib.suppress(InputError, CheckFailedError):  # spoiled, or of another space
+            table = LatencyTable.load(name)
+            if mismatch(table, device, precision, threads) is None:
                 table.estimate_ms([bundle.architecture])
                 found[name] = table
     if used is not None and used.name in found:

@@ -5,11 +5,10 @@ The tests run in order on one board. What a profile finds there says nothing of 
 
 import contextlib
 import dataclasses
-import itertools
 import re
-import shutil
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -19,13 +18,14 @@ from edgenas.device import Device, Runtime, connect, findings, fingerprint
 from edgenas.errors import CheckFailedError
 from edgenas.latency.profiling.planning import Plan
 from edgenas.latency.profiling.profiler import profile
-from edgenas.space import MobileSpace
+from edgenas.space import MobileSpace, mobile
+from edgenas.strategy import Final, Limits, Settings, search
+from edgenas.workflow import train
 from tests.boards.conftest import User
 from tests.boards.entering import MODEL
 
 pytestmark = [pytest.mark.boards, pytest.mark.slow]
 
-SPACE = MobileSpace("tiny", (8, 8, 1), 10)
 # The board's Python, with a runtime that runs into an instruction that no ARM processor knows, or reads address 0,
 # when it loads a model whose path says so.
 CRASHING = """
@@ -64,15 +64,16 @@ def said(user: User) -> tuple[int, list[str]]:
     return code, [f"{found['level']}: {found['what']} {found['remedy'] or ''}" for found in answer["findings"]]
 
 
-def few_layers() -> Plan:
-    """Small networks that differ in their kernels: 8 of them, made of 10 layers."""
-    values = {name: options[0] for name, options in SPACE.choices.items()} | {"stem_stride": 2}
-    names = [f"stage{stage}_block1_kernel" for stage in (1, 2, 3)]
-    networks = [
-        SPACE.decode(values | dict(zip(names, kernels, strict=True))) for kernels in itertools.product((3, 5), repeat=3)
-    ]
-    layers = dict.fromkeys(layer for network in networks for layer in network.layers())
-    return Plan(tuple(layers), tuple(networks[:3]), tuple(networks[3:6]), tuple(networks[6:]), networks[0])
+@pytest.fixture
+def small_space(monkeypatch: pytest.MonkeyPatch) -> MobileSpace:
+    """The space `tiny` with fewer choices: 8 networks that differ in their kernels, made of 10 layers. Emulated, the
+    hundreds of layers of the whole space would take hours."""
+    monkeypatch.setattr(mobile, "KERNELS", (3, 5))
+    for name, options in (("EXPANSIONS", (1,)), ("SE_RATIOS", (0.0,)), ("DEPTHS", (1,)), ("WIDTHS", (0.25,))):
+        monkeypatch.setattr(mobile, name, options)
+    tiny = dataclasses.replace(mobile._PLANS["tiny"], stem_strides=(2,))
+    monkeypatch.setitem(mobile._PLANS, "tiny", tiny)
+    return MobileSpace("tiny", (8, 8, 1), 10)
 
 
 def test_1_doctor_knows_the_board_and_what_it_lacks(user: User):
@@ -98,10 +99,14 @@ def test_2_setup_sends_wheels_for_its_processor(user: User):
     assert f"ok: ai-edge-litert {answer['version']} works " in lines
 
 
-def test_3_a_profile_of_a_few_layers(user: User):
-    plan = few_layers()
+def test_3_a_profile_of_a_few_layers(user: User, small_space: MobileSpace):
+    rng = np.random.default_rng(0)
+    networks = list(dict.fromkeys(small_space.decode_codes(small_space.sample(rng, 200))))
+    assert len(networks) == 8
+    layers = small_space.layers()
+    plan = Plan(layers, tuple(networks[:3]), tuple(networks[3:6]), tuple(networks[6:]), networks[0])
     with contextlib.chdir(user.folder):
-        table = profile(arm(user), SPACE, "int8", plan=plan)
+        table = profile(arm(user), small_space, "int8", plan=plan)
         made = sorted(Path("latency_tables").iterdir())
     assert [path.name for path in made] == ["arm-tiny-8x8x1-int8-t1.json"]
     assert (table.source, table.identity.cpu, table.identity.delegate) == ("measured", MODEL, "XNNPACK")
@@ -110,9 +115,27 @@ def test_3_a_profile_of_a_few_layers(user: User):
     assert all(network.truth_ms > 0 for network in table.certificate.networks)
 
 
-def test_4_ship_roll_back_and_list(user: User, bundle: Bundle):
-    """Signed, which the board's own cryptography checks."""
-    path = str(shutil.copytree(bundle.folder, user.folder / "bundle"))
+def test_4_a_search_with_that_table(user: User, small_space: MobileSpace):
+    with contextlib.chdir(user.folder):
+        (table,) = [path.stem for path in Path("latency_tables").iterdir()]
+        settings = Settings(
+            study="digits", data="digits", device="arm", table="", space="tiny", input_shape=(8, 8, 1), trials=3,
+            strategy="random", limits=Limits(max_peak_memory_kb=200), final=Final(epochs=8),
+        )  # fmt: skip
+        front = search(settings)
+        assert 1 <= len(front) <= 3
+        bundle = train("digits", "best")
+    assert bundle.architecture.id == front.pick("best").id
+    assert bundle.manifest.table is not None
+    assert (bundle.manifest.table.name, bundle.manifest.table.identity.cpu) == (table, MODEL)
+    assert bundle.manifest.predicted.latency_ms is not None
+    assert all(gate.passed for gate in bundle.manifest.gates)
+
+
+def test_5_ship_roll_back_and_list(user: User):
+    """What the search found; signed, which the board's own cryptography checks."""
+    (path,) = (str(path) for path in (user.folder / "studies" / "digits" / "bundles").iterdir() if path.is_dir())
+    bundle = Bundle.load(Path(path))
     key = user.gets("key", "create")["key"]
     assert user.gets("key", "trust", "arm")["trusted"] == [key]
     code, _, told = user.types("ship", path, "arm", "--as", "digits")
@@ -146,7 +169,7 @@ def crashing(user: User) -> Device:
     return dataclasses.replace(arm(user), runtime=Runtime(python="~/crashing/python"))
 
 
-def test_5_a_model_that_kills_the_runtime_is_named_and_the_session_goes_on(user: User, bundle: Bundle):
+def test_6_a_model_that_kills_the_runtime_is_named_and_the_session_goes_on(user: User, bundle: Bundle):
     names = ("good", "undefined", "address0", "fine")
     with connect(crashing(user)) as connection, connection.open_agent() as agent:
         paths = [f"{connection.folder}/{name}.tflite" for name in names]
@@ -164,7 +187,7 @@ def test_5_a_model_that_kills_the_runtime_is_named_and_the_session_goes_on(user:
 
 
 @pytest.mark.parametrize(("name", "signal"), [("undefined", "SIGILL"), ("address0", "SIGSEGV")])
-def test_6_a_bundle_that_kills_the_runtime_does_not_go_live(user: User, bundle: Bundle, name: str, signal: str):
+def test_7_a_bundle_that_kills_the_runtime_does_not_go_live(user: User, bundle: Bundle, name: str, signal: str):
     device = crashing(user)
     before = deployed(device)
     with pytest.raises(CheckFailedError, match=f"the model's process was killed by {signal}"):
@@ -173,14 +196,14 @@ def test_6_a_bundle_that_kills_the_runtime_does_not_go_live(user: User, bundle: 
     assert not list((user.board.home / ".edgenas" / "models").glob("*/.staging-*"))
 
 
-def test_7_a_runtime_that_dies_when_it_is_tried_is_a_problem_that_doctor_names(user: User):
+def test_8_a_runtime_that_dies_when_it_is_tried_is_a_problem_that_doctor_names(user: User):
     device = crashing(user)
     (user.board.home / "crashing" / "sitecustomize.py").write_text(CRASHING.replace('"address0" in', '"None" in'))
     (line,) = [found.what for found in findings(device) if found.level == "problem"]
     assert line == "ai-edge-litert does not work there: killed by SIGSEGV"
 
 
-def test_8_a_board_that_was_off_is_the_same_and_leaves_nothing(user: User, tmp_path: Path):
+def test_9_a_board_that_was_off_is_the_same_and_leaves_nothing(user: User, tmp_path: Path):
     before = user.gets("deployed", "arm")
     user.board.stop()
     assert str(user.board.folder) not in Path("/proc/mounts").read_text()

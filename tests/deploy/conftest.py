@@ -107,6 +107,17 @@ def on_board(board: Board, folder: Path, port: int | None = None) -> Device:
     return board.device(folder=str(folder), runtime=Runtime(python=sys.executable), port=port)
 
 
+def hooked_python(folder: Path, code: str, **environment: object) -> Runtime:
+    """This Python with `code` run before anything else, for agents: `sys.addaudithook` sees all that they open."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    variables = " ".join(f'{name}="{value}"' for name, value in environment.items())
+    wrapper = folder / "python"
+    wrapper.write_text(f'#!/bin/sh\n{variables} PYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n')
+    wrapper.chmod(0o755)
+    return Runtime(python=str(wrapper))
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Device:
     return Device("here", "local:", folder=str(tmp_path / "work"))

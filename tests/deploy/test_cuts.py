@@ -14,10 +14,12 @@ import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, deployed, ship
+from edgenas.deploy.keys import SigningKey, trust_key
 from edgenas.device import Device, Runtime
 from edgenas.errors import EdgeNASError
 from examples.live_model import LiveModel
 from tests.board import Board, Proxy
+from tests.deploy.conftest import hooked_python
 
 pytestmark = pytest.mark.slow
 
@@ -88,23 +90,24 @@ class Reader:
 class Cuts:
     """Shipments to one board, each cut somewhere and then finished by the same call."""
 
-    def __init__(self, board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], folder: Path) -> None:
+    def __init__(
+        self, board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], folder: Path, key: SigningKey
+    ) -> None:
         self._board, self._bundle, self._rewritten, self._folder = board, bundle, rewritten, folder
         self.work = folder / "work"
         self._plan = folder / "cut"
         self._plan.write_text("0")
-        (folder / "sitecustomize.py").write_text(_KILLER)
-        wrapper = folder / "python"
-        wrapper.write_text(
-            f'#!/bin/sh\nEDGENAS_WORK="{self.work}" EDGENAS_CUT="{self._plan}" PYTHONPATH="{folder}" '
-            f'exec "{sys.executable}" "$@"\n'
+        self.killed = self.device(
+            hooked_python(folder / "hook", _KILLER, EDGENAS_WORK=self.work, EDGENAS_CUT=self._plan)
         )
-        wrapper.chmod(0o755)
-        self.killed = self.device(Runtime(python=str(wrapper)))
         self.direct = self.device(Runtime(python=sys.executable))
         self.tried = self.lost = 0
+        self._key = key
+        trust_key(self.direct, key.public)
         self._live = bundle.manifest.release
-        ship(bundle, self.direct, "digits")
+        ship(self.another(), self.direct, "digits")
+        (found,) = deployed(self.direct)
+        self._live = found.release
 
     def device(self, runtime: Runtime, port: int | None = None) -> Device:
         return self._board.device(folder=str(self.work), runtime=runtime, port=port)
@@ -114,7 +117,12 @@ class Cuts:
         newer = self._rewritten(self._bundle, self._folder)
         content = newer.model_path.read_bytes() + b"\0" * 100_000 + newer.folder.name.encode()
         return Bundle.write(
-            self._folder / f"{newer.folder.name}-padded", newer.manifest, content, newer.labels, newer.samples
+            self._folder / f"{newer.folder.name}-padded",
+            newer.manifest,
+            content,
+            newer.labels,
+            newer.samples,
+            self._key,
         )
 
     @contextlib.contextmanager
@@ -185,10 +193,10 @@ class Cuts:
 
 def test_no_cut_loses_a_release(
     board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], keys: Callable[..., SigningKey],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    cuts = Cuts(board, bundle, rewritten, tmp_path)
+    cuts = Cuts(board, bundle, rewritten, tmp_path, keys())
     with Reader(cuts.work / "models" / "digits") as reader:
         steps = cuts.steps()
         assert any("os.symlink" in step for step in steps), steps
@@ -198,15 +206,17 @@ def test_no_cut_loses_a_release(
         total = cuts.sent_bytes()
         for share in (0.2, 0.5, 0.8, 0.97):
             cuts.cut_link_at(share, total)
-        for said, wait_s in (("sending", 0), ("checking", 0), ("running the samples", 0), ("measuring", 0.05)):
+        for said, wait_s in (
+            ("sending", 0), ("checking", 0), ("running the samples", 0), ("measuring", 0.05), ("making it live", 0)
+        ):  # fmt: skip
             cuts.kill_host_at(said, wait_s)
     with capsys.disabled():
         print(
-            f"\ncuts tried {cuts.tried} (each of the agent's {len(steps)} file-system steps, 4 of the link, 4 of "
+            f"\ncuts tried {cuts.tried} (each of the agent's {len(steps)} file-system steps, 4 of the link, 5 of "
             f"the host), releases lost {cuts.lost}, half-written files seen {len(reader.bad)} "
             f"in {reader.reads} reads and {reader.switches} switches"
         )
-    assert cuts.tried >= 20
+    assert cuts.tried == len(steps) + 9 >= 20, "every cut hit"
     assert cuts.lost == 0
     assert reader.bad == []
     assert reader.switches > cuts.tried

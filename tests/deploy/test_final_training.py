@@ -1,5 +1,6 @@
 """From a chosen network to a bundle: what is trained on, what the gates refuse, what a break costs."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -67,6 +68,8 @@ def test_the_ledger_holds_epochs_the_opening_and_the_bundle(bundle: Bundle, stud
     assert not (study / "checkpoint").exists()
     written = Ledger(study / "ledger.jsonl").entries("bundle_written")[0]
     assert written["files"] == bundle.manifest.files
+    assert bundle.manifest.accuracy.test_candidates == 1
+    assert bundle.manifest.model_bytes == bundle.model_path.stat().st_size
 
 
 def test_an_existing_bundle_is_not_overwritten(bundle: Bundle, final: Final, study: Path) -> None:
@@ -106,6 +109,16 @@ def test_another_network_than_the_trained_one_is_refused(
         train_bundle(final(tmp_path, precision=precision), ledger=ledger)
     assert not (tmp_path / "bundles").exists()
     assert ledger.entries("test_opened") == [], "the test split stays sealed"
+
+
+def test_the_test_split_is_opened_for_a_second_candidate_only_if_that_is_said(final: Final, tmp_path: Path) -> None:
+    ledger, request = Ledger(tmp_path / "ledger.jsonl"), final(tmp_path, epochs=1, precision="float32")
+    request.splits.test.open(ledger, "final accuracy of another", request.study, "another")
+    with pytest.raises(CheckFailedError, match=r"was opened first at .* for another .*`edgenas train --again`"):
+        train_bundle(request, ledger=ledger)
+    assert ledger.entries("final_epoch") == [], "nothing was trained in vain"
+    made = train_bundle(dataclasses.replace(request, again=True), ledger=ledger)
+    assert made.manifest.accuracy.test_candidates == 2
 
 
 def test_killed_in_the_middle_it_goes_on_from_the_last_epoch(digits: Dataset, final: Final, tmp_path: Path) -> None:

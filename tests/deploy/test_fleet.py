@@ -96,7 +96,7 @@ def test_a_canary_that_is_off_is_none_and_a_dry_run_changes_nothing(
     devices = chosen(f"{DEAD},pi-1,pi-2")
     dry = Rollout(canary=1, dry_run=True)
     outcomes = ship_to_all(newer, devices, "digits", dry, told=lambda outcome: told.append(outcome.device))
-    assert states(outcomes) == {DEAD: "off", "pi-1": "changed", "pi-2": "changed"}
+    assert states(outcomes) == {DEAD: "off", "pi-1": "would change", "pi-2": "would change"}
     assert told == [DEAD, "pi-1", "pi-2"]
     assert fleet.live() == {}
 
@@ -121,7 +121,7 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
         (("pi-1", "--to", "pi-*"), "Name a DEVICE, or several with --to"),
         ((), "Name a DEVICE"),
         (("--to", "pi-9"), "No device is called 'pi-9'. Did you mean"),
-        (("--to", "pi-*", "--table", "t"), "are of one device"),
+        (("--to", "pi-*", "--table", "t"), "is of one device"),
     ):
         done = ships(*words, "--as", "digits")
         assert (done.returncode, done.stdout) == (2, "")

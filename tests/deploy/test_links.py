@@ -88,18 +88,30 @@ def test_unplugged_in_mid_upload_the_rest_is_sent_later(
 def test_unplugged_while_the_device_works(
     cable: Cable, device: Device, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, step: str
 ) -> None:
-    """The agent there never hears of it; it lets go of the device by itself."""
     ship(bundle, device, "digits")
     newer = rewritten(bundle, tmp_path)
+    with pytest.raises(UnreachableError, match="The old model is still live"):
+        ship(newer, device, "digits", progress=unplug_at(step, cable))
+    releases = Path(device.folder) / "models" / "digits" / "releases"
+    assert [found.name for found in releases.iterdir()] == [str(bundle.manifest.release)]
+    cable.plug_in()
+    assert ship(newer, device, "digits").active == newer.manifest.release
 
+
+def test_a_host_that_never_comes_back_does_not_keep_the_device(
+    cable: Cable, device: Device, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """The agent there is never told that its host has gone; it lets go of the device by itself."""
+    newer = rewritten(bundle, tmp_path)
+    with pytest.raises(UnreachableError, match="Nothing was put live"):
+        ship(bundle, device, "digits", progress=unplug_at("sending model.tflite", cable))
+    cable.plug_in_elsewhere()
+    assert ship(newer, device, "digits").active == newer.manifest.release
+
+
+def unplug_at(step: str, cable: Cable) -> Callable[[str, int, int], None]:
     def progress(what: str, done: int, total: int) -> None:
         if what == step:
             cable.unplug()
 
-    with pytest.raises(UnreachableError, match="The old model is still live"):
-        ship(newer, device, "digits", progress=progress)
-    assert [found.name for found in (Path(device.folder) / "models" / "digits" / "releases").iterdir()] == [
-        str(bundle.manifest.release)
-    ]
-    cable.plug_in()
-    assert ship(newer, device, "digits").active == newer.manifest.release
+    return progress

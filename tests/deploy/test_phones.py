@@ -6,12 +6,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgenas.files as files
+from edgenas.cli.main import cli
 from edgenas.deploy import Bundle, deployed, rollback, ship, verify
 from edgenas.deploy.fleet import Rollout, ship_to_all
 from edgenas.deploy.keys import SigningKey
@@ -355,6 +358,27 @@ def test_a_torn_history_is_read_as_far_as_it_goes(
     assert deployed(device)[0].previous == numbers[1]
     events = [json.loads(line) for line in history.read_text().splitlines() if line.endswith("}")]
     assert [event["release"] for event in events] == numbers
+
+
+def test_on_the_command_line(
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_canned().device().save()
+
+    def gets(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(cli, [*words, "--json"], catch_exceptions=False)
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    bundles = [bundle, rewritten(bundle, tmp_path)]
+    one, two = (str(made.manifest.release) for made in bundles)
+    for made in bundles:
+        assert gets("ship", str(made.folder), "phone", "--as", "digits")["active"] == made.manifest.release
+    assert gets("verify", "phone", "digits", "--bundle", str(bundles[1].folder))["release"] == int(two)
+    assert gets("rollback", "phone", "digits")["active"] == int(one)
+    (model,) = gets("deployed", "phone", "--measure")["models"]
+    assert (model["release"], model["wrong"]) == (int(one), None)
 
 
 def test_a_fleet_of_phones(make_canned: Make, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """What a board refuses: one line that names the cause, the old release live, nothing left behind."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -41,14 +42,16 @@ class Guarded:
         assert found.release == self.live
 
     def tree(self) -> dict[str, str]:
-        """Every file below the models and the store, and what it holds."""
+        """Everything in the work folder but agents: what a file holds, where a link points, that a folder is there."""
         work = Path(self.device.folder)
-        return {
-            str(path.relative_to(work)): files.sha256(path)
-            for folder in ("models", "blobs")
-            for path in sorted((work / folder).rglob("*"))
-            if path.is_file()
-        }
+        found = {}
+        for path in sorted(work.rglob("*")):
+            name = str(path.relative_to(work))
+            if path.is_symlink():
+                found[name] = f"link to {path.readlink()}"
+            elif not name.startswith("agents"):
+                found[name] = files.sha256(path) if path.is_file() else "folder"
+        return found
 
 
 @pytest.fixture
@@ -146,6 +149,27 @@ def test_a_full_disk(
     newer = rewritten(big_bundle, tmp_path, guarded.key)
     (full_disk / "filler").write_bytes(bytes(1_500_000))
     guarded.refuses(CheckFailedError, r"1\.\d MB are needed and 1 MB to spare; the device has .* MB free", newer)
+
+
+def test_a_disk_that_fills_up_meanwhile(
+    full_disk: Path, guarded: Guarded, big_bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    """There was room when it was asked for; somebody else took it."""
+    newer = rewritten(big_bundle, tmp_path, guarded.key)
+    before = guarded.tree()
+
+    def fill(what: str, done: int, total: int) -> None:
+        if what == "sending model.tflite" and not (full_disk / "filler").exists():
+            with contextlib.suppress(OSError), (full_disk / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1 << 16))
+
+    with pytest.raises(DeviceError, match=r"No space left on device.*The old model is still live") as caught:
+        ship(newer, guarded.device, "digits", progress=fill)
+    assert "\n" not in str(caught.value)
+    (full_disk / "filler").unlink()
+    assert guarded.tree() == before
+    assert ship(newer, guarded.device, "digits").active == newer.manifest.release
 
 
 def test_a_read_only_folder(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:

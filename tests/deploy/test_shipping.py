@@ -1,15 +1,20 @@
 """A bundle goes live only when all is well on the device; otherwise the old model stays, and the message says why."""
 
 import dataclasses
+import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 import edgenas.files as files
+from edgenas.cli.main import cli
 from edgenas.deploy import Bundle, Samples, deployed, rollback, ship, verify
 from edgenas.device import Device, Limits
 from edgenas.errors import CheckFailedError, InputError, UnreachableError
@@ -167,6 +172,7 @@ def test_a_bundle_of_two_precisions(local: Device, bundle: Bundle, rewritten: Re
     assert verify(local, "digits", bundle=both, measure=False).agreement_on_device == 1.0
     record = deployed(local)[0].record
     assert record is not None and record["precision"] == "float32"
+    assert record["test_accuracy"] == bundle.manifest.accuracy.float_test
     with pytest.raises(InputError, match="has no float32 model, only int8"):
         ship(bundle, local, "digits", precision="float32")
 
@@ -288,6 +294,35 @@ def test_a_link_cut_in_mid_upload_leaves_the_old_model_and_the_upload_goes_on(
     assert (shipped.active, shipped.previous) == (big_bundle.manifest.release, one)
     assert min(done for done in sent if done) > arrived, "what had arrived is not sent again"
     assert nothing_left_over(direct)
+
+
+def test_what_is_damaged_is_shown_beside_what_is_well(
+    local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local.save()
+    for name in ("bad", "good"):
+        ship(bundle, local, name)
+    (models(local) / "bad" / "current" / "labels.txt").write_text("other\n")
+    done = CliRunner().invoke(cli, ["deployed", "here", "--measure", "--json"])
+    assert isinstance(done.exception, CheckFailedError) and "labels.txt: expected sha256" in str(done.exception)
+    bad, good = json.loads(done.stdout)["models"]
+    assert "labels.txt" in bad["wrong"] and bad["latency_ms_now"] is None
+    assert good["wrong"] is None and good["latency_ms_now"]["median"] > 0
+
+
+def test_an_application_classifies_with_the_live_model(local: Device, bundle: Bundle, tmp_path: Path) -> None:
+    """The example of the documentation, as a program of its own."""
+    ship(bundle, local, "digits")
+    assert bundle.samples is not None
+    names = [str(tmp_path / f"{number}.png") for number in range(20)]
+    for name, image in zip(names, bundle.samples.images, strict=False):
+        Image.fromarray(image[:, :, 0]).save(name)
+    program = Path(__file__).parents[2] / "examples" / "classify.py"
+    argv = [sys.executable, str(program), str(models(local) / "digits"), *names]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    expected = [bundle.labels[place] for place in bundle.samples.outputs[:20].argmax(axis=1)]
+    assert done.stdout.splitlines() == [f"{name}: {label}" for name, label in zip(names, expected, strict=True)]
 
 
 def test_names_are_checked_before_anything_is_sent(local: Device, bundle: Bundle) -> None:

@@ -74,8 +74,8 @@ def activate(
 ) -> dict[str, Any]:
     """Make a staged release the live one: after a power cut at any moment the old or the new one is live.
 
-    The new one is read once more through the link; should that fail, the old one is live again. The last `keep`
-    releases stay.
+    The new one is read once more through the link, and the history is written; should either fail, the old one is live
+    again. The last `keep` releases stay.
     """
     model = _model(context, name)
     with _switching(model):
@@ -90,17 +90,17 @@ def activate(
             source.rename(final)
             sync(final.parent)
         before = _live(model)
+        note = {"event": "activate", "release": release, "at": _now(), "record": record}
         if before != release:
-            _switch(model, release)
             try:
+                _switch(model, release)
                 verify_folder(context, model / "current", release)
+                _note(model, note)
             except (OperationError, OSError) as error:
                 _switch_back(model, before)
-                raise OperationError(
-                    "not_active", f"the new release cannot be read where it is live: {error}"
-                ) from None
-        if before != release or release not in _activated(model):  # the note of a switch that was cut is made up for
-            _note(model, {"event": "activate", "release": release, "at": _now(), "record": record})
+                raise OperationError("not_active", f"the new release could not be made live: {error}") from None
+        elif release not in _activated(model):  # the note of a switch that was cut is made up for
+            _note(model, note)
         kept = {release, _previous(model), *sorted(_on_disk(model))[-max(keep, 2) :]}
         for old in set(_on_disk(model)) - kept:
             shutil.rmtree(model / "releases" / str(old))
@@ -343,6 +343,8 @@ def _switch(model: Path, number: int) -> None:
 
 
 def _switch_back(model: Path, before: int | None) -> None:
+    if _live(model) == before:
+        return  # the switch itself had failed
     if before is None:
         (model / "current").unlink()
         sync(model)

@@ -44,6 +44,20 @@ class SealedTest:
         """12 hex digits of a hash of the indices: equal for equal splits."""
         return hashlib.sha256(self.__indices.astype("<i8").tobytes()).hexdigest()[:12]
 
+    def refuse_second(self, ledger: Ledger, study: str, candidate: str) -> None:
+        """Raise `CheckFailedError` where the study opened it for another candidate before."""
+        for first in ledger.entries(EVENT):
+            if first.get("study") == study and first.get("candidate") != candidate:
+                raise CheckFailedError(
+                    f"The test split of study {study!r} was opened first at {first['time']} for "
+                    f"{first.get('candidate')} ({first.get('purpose')}): a second look, for {candidate}, makes its "
+                    "accuracy a chosen one. `edgenas train --again` opens it all the same; ledger and bundle say so."
+                )
+
+    def candidates(self, ledger: Ledger, study: str) -> int:
+        """How many candidates of a study it was opened for so far."""
+        return len({entry.get("candidate") for entry in ledger.entries(EVENT) if entry.get("study") == study})
+
     def open(
         self, ledger: Ledger, purpose: str, study: str, candidate: str, *, again: bool = False
     ) -> NDArray[np.int64]:
@@ -62,15 +76,9 @@ class SealedTest:
         Raises:
             CheckFailedError: this study opened it before for another candidate, and `again` is False.
         """
+        if not again:
+            self.refuse_second(ledger, study, candidate)
         before = [entry for entry in ledger.entries(EVENT) if entry.get("study") == study]
-        others = [entry for entry in before if entry.get("candidate") != candidate]
-        if others and not again:
-            first = others[0]
-            raise CheckFailedError(
-                f"The test split of study {study!r} was opened first at {first['time']} for {first.get('candidate')} "
-                f"({first.get('purpose')}): a second look, for {candidate}, makes its accuracy a chosen one. "
-                "Pass again=True to open it all the same; the ledger will say so."
-            )
         ledger.append(
             EVENT,
             study=study,

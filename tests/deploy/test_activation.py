@@ -1,0 +1,100 @@
+"""The switch itself fails: what was live is live again, and a rollout stops."""
+
+import dataclasses
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgenas.deploy import Bundle, deployed, fleet, ship, verify
+from edgenas.deploy.fleet import Rollout, ship_to_all
+from edgenas.device import Device
+from edgenas.errors import WentBackError
+from tests.board import Board, Proxy
+from tests.deploy.conftest import hooked_python, on_board
+
+Rewritten = Callable[..., Bundle]
+
+# What the kernel says to whoever opens such a file, for writing where that is asked.
+_FAILING = """
+import os, sys
+
+def hook(event, arguments):
+    if event == "open" and os.environ["EDGENAS_PATH"] in str(arguments[0]):
+        if arguments[2] & os.O_ACCMODE or not int(os.environ["EDGENAS_WRITING"]):
+            number = int(os.environ["EDGENAS_ERRNO"])
+            raise OSError(number, os.strerror(number), str(arguments[0]))
+
+sys.addaudithook(hook)
+"""
+FAULTS = [("/current/", errno.EIO, False, "cannot be read"), ("history.jsonl", errno.ENOSPC, True, "No space left")]
+
+
+def failing(device: Device, folder: Path, path: str, number: int, writing: bool) -> Device:
+    """The same device with a disk that fails."""
+    runtime = hooked_python(
+        folder / "hook", _FAILING, EDGENAS_PATH=path, EDGENAS_ERRNO=number, EDGENAS_WRITING=int(writing)
+    )
+    return dataclasses.replace(device, runtime=runtime)
+
+
+def live(device: Device) -> int | None:
+    found = deployed(device)
+    return found[0].release if found else None
+
+
+@pytest.mark.parametrize(("path", "number", "writing", "words"), FAULTS)
+def test_what_cannot_be_made_live_is_taken_back(
+    device: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path,
+    path: str, number: int, writing: bool, words: str,
+) -> None:  # fmt: skip
+    broken, newer = failing(device, tmp_path, path, number, writing), rewritten(bundle, tmp_path)
+    with pytest.raises(WentBackError, match=rf"could not be made live: .*{words}.*Nothing was put live") as caught:
+        ship(bundle, broken, "digits")
+    assert (caught.value.exit_code, live(device)) == (4, None)
+    ship(bundle, device, "digits")
+    with pytest.raises(WentBackError, match=rf"could not be made live: .*{words}.*The old model is still live"):
+        ship(newer, broken, "digits")
+    assert live(device) == bundle.manifest.release
+    assert verify(device, "digits", bundle=bundle, measure=False).release == bundle.manifest.release
+    assert len((Path(device.folder) / "models" / "digits" / "history.jsonl").read_text().splitlines()) == 1
+    assert ship(newer, device, "digits").active == newer.manifest.release
+
+
+def test_a_rollout_stops_where_one_was_rolled_back(local: Device, bundle: Bundle, tmp_path: Path) -> None:
+    broken = dataclasses.replace(failing(local, tmp_path, *FAULTS[0][:3]), name="a")
+    other = Device("b", "local:", folder=str(tmp_path / "other"))
+    first, second = ship_to_all(bundle, [broken, other], "digits", Rollout(canary=1))
+    assert (first.state, second.state) == ("rolled back", "not tried")
+    assert deployed(other) == []
+
+
+def test_a_canary_that_is_lost_on_the_way_has_failed(
+    board: Board, bundle: Bundle, big_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A model that brings its board down must not get to the others."""
+    ship(bundle, on_board(board, tmp_path / "work"), "digits")  # its agent is there already
+    other = Device("other", "local:", folder=str(tmp_path / "other"))
+    with Proxy(board.port) as proxy:
+        proxy.cut_after = 600_000
+        proxy.pause_s = 0.005
+        canary = on_board(board, tmp_path / "work", proxy.port)
+        first, second = ship_to_all(big_bundle, [canary, other], "digits", Rollout(canary=1))
+    assert (first.state, second.state) == ("failed", "not tried")
+    assert "the link broke" in first.detail
+
+
+def test_a_fault_of_our_own_on_one_device_is_told_like_any_other(
+    local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(bundle: Bundle, device: Device, *rest: object, **more: object) -> object:
+        if device.name == "here":
+            raise RuntimeError("nobody thought of this")
+        return ship(bundle, device, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fleet, "ship", fail)
+    other = Device("other", "local:", folder=str(tmp_path / "other"))
+    first, second = ship_to_all(bundle, [local, other], "digits", Rollout(canary=0, max_failures=1))
+    assert (first.state, first.detail) == ("failed", "here: RuntimeError: nobody thought of this")
+    assert second.state == "changed"
