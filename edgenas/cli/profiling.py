@@ -7,7 +7,7 @@ import click
 
 from edgenas.cli.comparing import character_rows, diff, show_character, show_layer
 from edgenas.cli.importing import import_
-from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stdout
+from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
 
 # Of a table's provenance, what `profile --json` repeats.
 _COST = ("wall_s", "device_busy_s", "conversion_s", "start_s", "sending_s", "devices", "left_out", "adopted")
@@ -268,6 +268,11 @@ def measure(model: Path, device: str, runs: int, threads: int, every_ms: float |
         print_json(result)
     else:
         times, grown = result["latency_ms"], result["peak_rss_growth_kb"]
+        if result.get("late"):
+            stderr.print(
+                f"The model is too slow for one inference every {every_ms:g} ms: {result['late']:.0%} began late.",
+                markup=False,
+            )
         high = "" if times["p90"] is None else f"p90 {times['p90']:.3f}, p99 {times['p99']:.3f}, "
         print_pairs(
             {

@@ -228,7 +228,7 @@ def print_front(front: Any, picture: Path) -> None:
             point.id,
             f"{point.accuracy:.1%}",
             f"{point.latency_ms:.3f}",
-            "{:.3f} - {:.3f}".format(*point.latency_interval_ms),
+            "-" if point.known_interval_ms is None else "{:.3f} - {:.3f}".format(*point.known_interval_ms),
             f"{point.arena_kb:.0f}",
             f"{point.model_kb:.0f}",
             f"{point.peak_memory_kb:.0f}",

@@ -40,6 +40,8 @@ def quickstart(folder: Path, as_json: bool) -> None:
                     "promise_kept": told.shipped.promise_kept})  # fmt: skip
         return
     stdout.print()
+    if told.table.doubt is not None:
+        stdout.print(f"NO PROMISE: {told.table.doubt}", markup=False)
     print_front(told.front, folder / told.picture)
     stdout.print()
     print_bundle(dataclasses.replace(told.bundle, folder=folder / told.bundle.folder))

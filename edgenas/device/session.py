@@ -240,9 +240,8 @@ class Agent:
             value = status.get(key)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 parts.append(text.format(value))
-        throttled = status.get("throttled")
-        if isinstance(throttled, str) and throttled.strip("0x"):
-            parts.append(f"the hardware reports throttling ({throttled[:20]!r})")
+        if status.get("throttled") is True:
+            parts.append("its hardware slows it down: too hot, or too little power")
         return f"Now: {', '.join(parts)}." if parts else ""
 
     def call(

@@ -1,5 +1,6 @@
 """Conversion in worker processes: files cached by what they hold, ready while other work goes on."""
 
+import functools
 import multiprocessing
 import os
 import threading
@@ -43,6 +44,13 @@ def _convert_to(path: Path, subject: Architecture | Layer, precision: Precision)
 
 # Converted layers and networks, by what they hold: another profile of the same space converts nothing.
 MODELS = Path(".edgenas/models")
+
+
+@functools.cache
+def _code() -> str:
+    """A hash of the code that converts: what another version of it made is made again."""
+    folder = Path(__file__).parent
+    return files.sha256(b"".join((folder / name).read_bytes() for name in ("builder.py", "convert.py")))[:12]
 
 
 Jobs = list[tuple[Path, "Future[None] | None"]]  # each subject's path; the future that says it is there (None: it is)
@@ -96,7 +104,7 @@ class ConversionPool:
         """Begin converting."""
         jobs: Jobs = []
         for subject in subjects:
-            name = files.sha256(f"{subject} {self._precision} {self._version}".encode())[:20]
+            name = files.sha256(f"{subject} {self._precision} {self._version} {_code()}".encode())[:20]
             path = self._folder / f"{name}.tflite"
             if path.exists():
                 jobs.append((path, None))

@@ -9,12 +9,13 @@ from edgenas.strategy import Front, Point
 
 def point_row(point: Point) -> dict[str, Any]:
     """A point as the JSON of the contract."""
+    interval = point.known_interval_ms
     return {
         "id": point.id,
         "notation": point.notation,
         "accuracy": round(point.accuracy, 5),
         "latency_ms": round(point.latency_ms, 4),
-        "latency_interval_ms": [round(end, 4) for end in point.latency_interval_ms],
+        "latency_interval_ms": None if interval is None else [round(end, 4) for end in interval],
         "arena_kb": round(point.arena_kb, 1),
         "model_kb": round(point.model_kb, 1),
         "peak_memory_kb": round(point.peak_memory_kb, 1),

@@ -45,12 +45,12 @@ def write_page(
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    low, high = row["latency_interval_ms"]
+    interval = row["latency_interval_ms"]
     cells = (
         row["id"],
         f"{row['accuracy']:.1%}",
         f"{row['latency_ms']:.3f}",
-        f"{low:.3f} to {high:.3f}",
+        "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
         f"{row['arena_kb']:.0f}",
         f"{row['model_kb']:.0f}",
         f"{row['peak_memory_kb']:.0f}",

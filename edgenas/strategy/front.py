@@ -17,7 +17,7 @@ class Point:
         id: of the architecture.
         notation: the architecture.
         accuracy: the study's metric on the validation split after the study's short training, a fraction.
-        latency_ms: predicted, with `latency_interval_ms` (low, high).
+        latency_ms: predicted, with `latency_interval_ms` (low, high), both the prediction itself without a certificate.
         arena_kb, model_kb, peak_memory_kb: predicted.
         trial: its number in the study, and the seconds that its evaluation took.
     """
@@ -37,6 +37,12 @@ class Point:
     def architecture(self) -> Architecture:
         """The network."""
         return Architecture.parse(self.notation)
+
+    @property
+    def known_interval_ms(self) -> tuple[float, float] | None:
+        """The interval, where there is one: a table without a certificate gives none."""
+        low, high = self.latency_interval_ms
+        return (low, high) if low < high else None
 
     @property
     def losses(self) -> tuple[float, float, float]:

@@ -46,9 +46,18 @@ def test_a_duty_cycle_keeps_its_pace(project: Path, model: Path):
     found = measure_file(model, here(project), runs=50, every_ms=20)
     assert time.monotonic() - start > 50 * 0.02
     assert found["latency_ms"]["median"] < 20
+    assert found["late"] <= 0.1
 
 
-def test_a_disturbed_device_is_refused_with_the_reason(project: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_cannot_keep_the_pace_is_said_to(project: Path, model: Path):
+    found = measure_file(model, here(project), runs=50, every_ms=0.001)
+    assert found["late"] > 0.5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_disturbed_device_is_refused_with_the_reason(
+    project: Path, model: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+):
     monkeypatch.setattr(measuring, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(measuring, "TRIES", 2)
     # On one core with it: elsewhere the system might keep a core free for it.
@@ -57,7 +66,7 @@ def test_a_disturbed_device_is_refused_with_the_reason(project: Path, model: Pat
     device = dataclasses.replace(here(project), runtime=Runtime(cores=(0,)))
     try:
         with pytest.raises(DeviceError, match=r"too unsteady to measure.*other processes had its cores for") as caught:
-            measure_file(model, device, runs=2_000)
+            measure_file(model, device, runs=2_000, threads=threads)
     finally:
         for process in busy:
             process.kill()

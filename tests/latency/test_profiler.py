@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,11 +15,13 @@ import psutil
 import pytest
 
 from edgenas.device import Device, Runtime
-from edgenas.errors import DeviceError
+from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling import adopting, rounds
+from edgenas.latency.profiling.adopting import find_donor
 from edgenas.latency.profiling.planning import Plan, plan_profile
 from edgenas.latency.profiling.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
+from edgenas.model import MODELS, ConversionPool
 from tests.board import Board
 from tests.latency.conftest import SPACE, WITHOUT_XNNPACK
 
@@ -181,6 +185,27 @@ def test_a_device_with_256_mb(project: Path, small_plan: Plan, quiet: LatencyTab
         group.rmdir()
 
 
+def test_a_layer_that_does_not_run_is_named_and_the_others_are_kept(
+    project: Path, converted: Path, small_plan: Plan, quiet: LatencyTable
+):
+    """Its file is damaged; once it is made anew, the same call goes on."""
+    models = project / ".edgenas" / "models"
+    models.unlink()
+    shutil.copytree(converted / ".edgenas" / "models", models)
+    layer = small_plan.layers[3]
+    with ConversionPool(MODELS, "int8") as pool:
+        path = pool.path(layer)
+    path.write_bytes(b"no model")
+    with pytest.raises(CheckFailedError, match=rf"{re.escape(str(layer))} does not run on the device: .*valid"):
+        profile(local(project), SPACE, "int8", plan=small_plan)
+    kept = journal(project)
+    assert str(layer) not in kept and str(small_plan.layers[2]) in kept
+    path.unlink()
+    table = profile(local(project), SPACE, "int8", plan=small_plan)
+    right(table, quiet)
+    assert table.provenance["sessions"] == 2
+
+
 def test_what_another_table_knows_is_not_measured_again(
     project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ):
@@ -188,6 +213,7 @@ def test_what_another_table_knows_is_not_measured_again(
     monkeypatch.setattr(adopting, "PROBES", 5)
     first = profile(local(project), SPACE, "int8", plan=small_plan)
     name = table_name(local(project), SPACE, "int8", 1)
+    assert find_donor(first.identity, small_plan.layers, (), own=name) is None, "who makes it again wants other figures"
     (project / "latency_tables" / f"{name}.json").rename(project / "latency_tables" / "earlier.json")
     other = dataclasses.replace(small_plan, reference=small_plan.networks[3])
     table = profile(local(project), SPACE, "int8", plan=other)
@@ -247,11 +273,14 @@ def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "sitecustomize.py").write_text(WITHOUT_XNNPACK)
     odd = make_board(environment={"PYTHONPATH": str(tmp_path / "odd")})
-    devices = [on(make_board(), "a"), on(odd, "b"), on(make_board(), "c")]
+    unreachable = dataclasses.replace(on(odd, "d"), url="ssh://root@127.0.0.1:1")
+    devices = [on(odd, "b"), on(make_board(), "a"), unreachable, on(make_board(), "c")]
     table = profile(devices, SPACE, "int8", plan=small_plan)
     right(table, quiet)
-    assert table.provenance["devices"] == ["a", "c"]
+    assert table.provenance["devices"] == ["a", "c"], "two against one, though that one comes first"
     assert "does not behave like a" in table.provenance["left_out"]["b"]
+    assert "cannot be reached" in table.provenance["left_out"]["d"]
+    assert not (project / "latency_tables" / f"{table_name(devices[0], SPACE, 'int8', 1)}.json").exists()
 
 
 def test_another_kind_of_device_is_left_out(project: Path, small_plan: Plan, make_board: Make):

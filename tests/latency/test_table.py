@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from edgenas.latency.table import Entry, LatencyTable, MissingLayersError, table
 from edgenas.latency.table.calibration import Calibration
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.space import MobileSpace
+from tests.latency.conftest import IDENTITY
 
 Simulate = Callable[[MobileSpace], LatencyTable]
 SPACE = MobileSpace("tiny", (28, 28, 1), 10)
@@ -46,6 +48,22 @@ def test_impossible_times_are_refused(table: LatencyTable, us: float) -> None:
     layer = next(iter(table.entries))
     with pytest.raises(InputError, match="positive, finite times only: input_28x28x1@28x28x1 has"):
         dataclasses.replace(table, entries=table.entries | {layer: Entry(us, 0.0, 1.0)})
+
+
+@pytest.mark.parametrize("ms", [math.nan, math.inf, 0.0, -1.0])
+def test_impossible_times_enter_nowhere(table: LatencyTable, ms: float) -> None:
+    """Not of an inference with cold caches, of the reference, nor of a network, whether it fits or checks the table."""
+    layer, good = next(iter(table.entries)), Network("n", 1.0, 1.0, 1.0)
+    bad = tuple(Network("n", *times, 1.0) for times in ((ms, 1.0), (1.0, ms)))
+    for change in (
+        {"entries": table.entries | {layer: Entry(1.0, 0.0, ms)}},
+        {"reference": ("n", ms)},
+        *({"calibration": Calibration(networks=(network,))} for network in bad),
+        *({"certificate": Certificate((good,), (network,))} for network in bad),
+        *({"certificate": Certificate((network,), (good,))} for network in bad),
+    ):
+        with pytest.raises(InputError, match="positive, finite times only"):
+            dataclasses.replace(table, **change)  # type: ignore[arg-type]
 
 
 # Prediction
@@ -199,6 +217,46 @@ def test_save_and_load_is_the_identity(table: LatencyTable, tmp_path: Path, bare
     assert json.loads(path.read_text())["source"] == "simulated"
 
 
+microseconds = st.floats(1e-6, 1e12)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> LatencyTable:
+    """Any table: extreme numbers, odd names, with and without what may be missing."""
+    layers = draw(st.lists(st.sampled_from(SPACE.layers()), unique=True, max_size=5))
+    network = st.builds(Network, texts, microseconds, microseconds, st.floats(1e-6, 1e12))
+    networks = st.lists(network, max_size=3).map(tuple)
+    entry = st.builds(
+        Entry, microseconds, st.none() | st.floats(0, 10), st.none() | microseconds, st.none() | st.floats(0, 1e9)
+    )
+    coefficients = st.dictionaries(st.sampled_from(["sum", "kernel5", "macs"]), st.floats(-10, 10), max_size=3)
+    return LatencyTable(
+        identity=dataclasses.replace(
+            IDENTITY, device=draw(texts), cpu=draw(texts), threads=draw(st.integers(1, 64)),
+            cores=draw(st.none() | st.lists(st.integers(0, 63), max_size=4).map(tuple)),
+        ),
+        source=draw(st.sampled_from(["measured", "imported", "simulated"])),
+        reference=draw(st.just(("", 0.0)) | st.tuples(texts, microseconds)),
+        empty_us=draw(st.floats(0, 1e6)),
+        entries={layer: draw(entry) for layer in layers},
+        calibration=Calibration(
+            draw(coefficients), draw(st.floats(-1e6, 1e6)), draw(st.floats(0, 1e6)), draw(st.floats(0, 2)),
+            draw(networks),
+        ),
+        certificate=draw(st.none() | st.builds(Certificate, networks, networks)),
+        provenance=draw(st.dictionaries(texts, st.none() | st.integers() | texts, max_size=3)),
+    )  # fmt: skip
+
+
+@given(table=tables())
+def test_what_is_saved_is_loaded(table: LatencyTable, saved: Path) -> None:
+    table.save(saved)
+    found = LatencyTable.load(saved)
+    assert found == table
+    assert found.checksum == table.checksum
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("saved") / "table.json"
@@ -212,12 +270,8 @@ def test_a_changed_byte_is_found(table: LatencyTable, saved: Path, data: st.Data
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[position]))
     saved.write_bytes(content)
-    try:
-        found = LatencyTable.load(saved)
-    except InputError as error:
-        assert str(saved) in str(error)
-    else:
-        assert found == few(table)  # another white space, another spelling of the same number
+    with pytest.raises(InputError, match=re.escape(str(saved))):
+        LatencyTable.load(saved)
 
 
 def test_a_changed_number_is_found(table: LatencyTable, tmp_path: Path) -> None:
@@ -241,7 +295,7 @@ def resealed(content: dict[str, Any], path: Path) -> Path:
     """Someone who wrote a table by hand and computed its checksum."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     content["checksum"] = files.sha256(files.canonical_json(content).encode())
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content, indent=1) + "\n")
     return path
 
 

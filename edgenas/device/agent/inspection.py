@@ -52,11 +52,9 @@ _FIRMWARE = [
     "/sys/devices/soc0/revision",
 ]
 _CPUFREQ = "/sys/devices/system/cpu/cpu0/cpufreq"
-# Each holds a count or flags that are not 0 where the hardware slowed the processor down.
-_THROTTLED = [
-    "/sys/devices/platform/soc/soc:firmware/get_throttled",
-    "/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count",
-]
+# A Raspberry Pi's flags: the lowest four are what holds now (power too low, frequency capped, throttled, too hot), the
+# higher ones what held since it was switched on.
+_THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
 _found_runtimes: list[dict[str, Any]] = []
 
 
@@ -106,7 +104,7 @@ def status(context: Context) -> dict[str, Any]:
         "temperature_c": _temperature_c(),
         "frequency_mhz": _frequency_mhz(),
         "highest_frequency_mhz": _mhz(_read(f"{_CPUFREQ}/cpuinfo_max_freq")),
-        "throttled": _first_of(_THROTTLED),
+        "throttled": _throttled(),
         "memory_available_kb": memory_kb()[1],
     }
 
@@ -230,6 +228,15 @@ def _frequency_mhz() -> float | None:
 
 def _mhz(khz: str | None) -> float | None:
     return int(khz) / 1000 if khz and khz.isdigit() else None
+
+
+def _throttled() -> bool | None:
+    """Whether the hardware slows the processor down now; None where it does not tell."""
+    flags = _read(_THROTTLED)
+    try:
+        return None if flags is None else int(flags, 16) & 0xF != 0
+    except ValueError:
+        return None
 
 
 def _first_of(paths: list[str]) -> str | None:

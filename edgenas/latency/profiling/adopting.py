@@ -52,22 +52,25 @@ class Donor:
         return bool(abs(np.median(shifts)) <= MOST_SHIFT and np.percentile(np.abs(shifts), 75) <= MOST_SPREAD)
 
 
-def find_donor(identity: Identity, wanted: Sequence[Layer], known: Iterable[str]) -> Donor | None:
+def find_donor(identity: Identity, wanted: Sequence[Layer], known: Iterable[str], own: str) -> Donor | None:
     """The table with the same identity that holds most of the layers; None where none holds enough.
 
     Args:
         identity: of the profile that is about to be made.
         wanted: its layers.
         known: layers, as text, that it has measured already.
+        own: name of the table that is about to be made: who makes it again does not want the old figures.
     """
     have = set(known)
     best: Donor | None = None
     for name in table_names():
+        if name == own:
+            continue
         try:
             table = LatencyTable.load(name)
         except EdgeNASError:
             continue
-        if table.source != "measured" or table.identity != identity:
+        if table.identity != identity or table.doubt is not None:
             continue
         shared = [layer for layer in wanted if layer in table.entries and str(layer) not in have]
         if len(shared) >= max(LEAST_LAYERS, len(best.layers) if best else 0):

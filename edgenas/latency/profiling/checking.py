@@ -11,8 +11,8 @@ from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.anchors import MOST_SHIFT, spread
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.profiling.benches import AnyBench, open_bench
-from edgenas.latency.profiling.profiler import BATCH, Subject, identify
+from edgenas.latency.profiling.benches import AnyBench, identify, open_bench
+from edgenas.latency.profiling.profiler import BATCH, Subject
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
 from edgenas.latency.table import LatencyTable
@@ -21,7 +21,9 @@ from edgenas.model import MODELS, ConversionPool, wait_for
 NETWORKS, LAYERS = 16, 40
 # Fresh: the networks' times moved by at most this share in the middle, nine in ten layers by at most that, and the
 # device as a whole is this much slower or faster at most.
+# And at least this share of the networks lies in the interval that holds 90% of them in a table that is right.
 MOST_LAYER_SHIFT, MOST_SPEED_SHIFT = 0.20, 0.20
+LEAST_IN_INTERVAL = 0.6
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Freshness:
             found.append(f"networks take {self.networks:.2f} times as long beside the reference model")
         if self.layers > MOST_LAYER_SHIFT:
             found.append(f"one layer in ten has moved by more than {self.layers:.0%}")
+        if self.in_interval < LEAST_IN_INTERVAL:
+            found.append(f"only {self.in_interval:.0%} of the networks lie in the interval of their prediction")
         return tuple(found)
 
     @property

@@ -50,7 +50,8 @@ def measure_file(
     Returns:
         `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`; `interrupted`, the
         share of inferences that lost their core, and `away`, of the time; `reference_moved`, by which share the
-        reference model beside it did. On a phone what `measure_on_phone` can tell of this.
+        reference model beside it did; `late`, the share of inferences that the one before left no time for. On a phone
+        what `measure_on_phone` can tell of this.
 
     Raises:
         InputError: there is no such file.
@@ -89,6 +90,7 @@ def measure_file(
         "interrupted": float(np.mean(answer["lost"])),
         "away": round(float(answer["away"]), 4),
         "reference_moved": round(_moved(answer), 4),
+        "late": round(float(answer["late"]), 4),
     }
 
 
@@ -151,7 +153,7 @@ def _check(answer: dict[str, Any], runs: int) -> None:
     try:
         times = np.array([*answer["times_us"], answer["first_us"], answer["load_us"], *answer["reference_us"]], float)
         good = len(answer["times_us"]) == len(answer["lost"]) == runs and len(answer["reference_us"]) > 1
-        good = good and 0 <= float(answer["away"]) <= 1
+        good = good and 0 <= float(answer["away"]) <= 1 and 0 <= float(answer["late"]) <= 1
     except (KeyError, TypeError, ValueError):
         good, times = False, np.empty(0)
     if not (good and np.isfinite(times).all() and (times > 0).all()):

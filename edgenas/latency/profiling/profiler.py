@@ -15,19 +15,19 @@ import numpy as np
 import edgenas.files as files
 from edgenas.architecture import Architecture, Input, Layer
 from edgenas.device import Device
-from edgenas.errors import DeviceError
+from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling.adopting import Donor, find_donor
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.profiling.benches import AnyBench, open_bench
+from edgenas.latency.profiling.benches import AnyBench, identify, open_benches
 from edgenas.latency.profiling.journal import Journal
 from edgenas.latency.profiling.planning import Plan, plan_profile
-from edgenas.latency.profiling.rounds import Ratio, Rounds
+from edgenas.latency.profiling.rounds import HALF_WIDTH, Ratio, Rounds
 from edgenas.latency.profiling.siblings import mean_of, stranger, stranger_by_times
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.latency.table.fitting import calibrated_on, with_predictions
 from edgenas.ledger import Ledger
-from edgenas.model import MODELS, ConversionPool, Jobs, Precision, converter_version, wait_for
+from edgenas.model import MODELS, ConversionPool, Jobs, Precision, wait_for
 from edgenas.space import MobileSpace
 
 BATCH = 100
@@ -81,18 +81,18 @@ def profile(
         the table of the first device that stayed.
 
     Raises:
+        CheckFailedError: a model does not run there.
         DeviceError: unreachable, without the runtime, being measured by somebody else, or too disturbed.
     """
     started = time.monotonic()
     given = [devices] if isinstance(devices, Device) else list(devices)
     plan = plan or plan_profile(space)
     with ExitStack() as stack:
-        benches = [open_bench(device, threads, progress) for device in given]
-        for bench in benches:
-            stack.enter_context(bench)
-        identity = identify(benches[0], precision, threads)
+        benches, unreached = open_benches(given, threads, progress, stack)
+        identity = dataclasses.replace(identify(benches[0], precision, threads), device=given[0].name)
         folder = Path(".edgenas") / "profiles" / table_name(given[0], space, precision, threads)
         session = _Session(folder, identity, plan, benches, progress)
+        session.left_out.update(unreached)
         session.run()
     table = session.table()
     stayed = [bench.device for bench in session.benches]
@@ -116,29 +116,6 @@ def profile(
     return made[0]
 
 
-def identify(bench: AnyBench, precision: str, threads: int) -> Identity:
-    """Everything of a device that changes a table's numbers."""
-    info, device = bench.info, bench.device
-    return Identity(
-        device=device.name,
-        fingerprint=info.fingerprint,
-        cpu=info.cpu,
-        cpu_cores=info.cores,
-        memory_mb=round(info.memory_total_kb / 1024),
-        os=info.os,
-        kernel=info.kernel,
-        firmware=info.firmware or "",
-        governor=info.governor or "",
-        runtime=device.runtime.package,
-        runtime_version=bench.runtime_version,
-        delegate=bench.delegate(precision),
-        threads=threads,
-        cores=device.runtime.cores,
-        precision=precision,
-        converter=converter_version(),
-    )
-
-
 class _Session:
     """One profiling session, resumable: what is converted and measured lies in its folder.
 
@@ -159,8 +136,9 @@ class _Session:
         self.adopted: dict[Layer, float] = {}  # ratio to the reference
         self._progress = progress
         self._shared = any(bench.shares_host for bench in benches)
+        self._own = folder.name  # the table's name
         self._journal = Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
-        self._conversion_s = 0.0
+        self._conversion_s = self._busy_s = 0.0
         self._done = self._total = 0
         for bench in benches[1:]:
             other = identify(bench, identity.precision, identity.threads)
@@ -174,7 +152,7 @@ class _Session:
         others: list[Job] = [(f"first {network}", network) for network in self._plan.networks[len(probes) :]]
         layers: list[Job] = [(str(layer), layer) for layer in self._plan.layers]
         again: list[Job] = [(f"again {network}", network) for network in self._plan.networks]
-        donor = find_donor(self._identity, self._plan.layers, self._journal.ratios)
+        donor = find_donor(self._identity, self._plan.layers, self._journal.ratios, self._own)
         asked: list[Job] = []
         if donor is not None:
             asked.append((f"donor {donor.name}", Architecture.parse(donor.table.reference[0])))
@@ -211,7 +189,7 @@ class _Session:
         self.donor = donor
 
     def _probe(self, pool: ConversionPool, hands: ThreadPoolExecutor, probes: list[Job]) -> None:
-        """Have every device measure the same networks, and leave out those that differ from the first."""
+        """Have every device measure the same networks, and leave out those that differ from what most say."""
         paths = self._wait_for(self._submit(pool, probes))
         found: list[tuple[AnyBench, Rounds]] = []
         for bench, future in self._measure_everywhere(hands, paths):
@@ -221,15 +199,19 @@ class _Session:
                 self._leave_out(bench, str(error))
         if not found:
             raise DeviceError("; ".join(self.left_out.values()))
-        first = found[0][1]
-        kept = [first]
-        for bench, rounds in found[1:]:
-            if (why := stranger_by_times(first, rounds)) is not None:
-                self._leave_out(bench, f"{bench.device.name} does not behave like {found[0][0].device.name}: {why}")
+        model, typical = max(
+            found, key=lambda one: sum(stranger_by_times(one[1], other) is None for _, other in found)
+        )  # the first of those that most others are like
+        kept = [typical]
+        for bench, rounds in found:
+            if bench is model:
+                continue
+            if (why := stranger_by_times(typical, rounds)) is not None:
+                self._leave_out(bench, f"{bench.device.name} does not behave like {model.device.name}: {why}")
             else:
                 kept.append(rounds)
         if probes[0][0] not in self._journal.ratios:
-            self._take(probes, first if len(kept) == 1 else mean_of(kept))
+            self._take(probes, typical if len(kept) == 1 else mean_of(kept))
 
     def _measure_everywhere(
         self, hands: ThreadPoolExecutor, paths: list[Path]
@@ -285,22 +267,31 @@ class _Session:
         return bench.measure(paths[:-1], paths[-1])
 
     def _take(self, batch: Sequence[Job], rounds: Rounds) -> None:
-        """Into the journal."""
+        """Into the journal; what runs is kept where something else does not.
+
+        Raises:
+            CheckFailedError: a model does not run: not the device is at fault, and no other one would do.
+        """
         *ratios, empty = rounds.ratios
         if empty is None:
-            raise DeviceError(f"The empty model does not run on the device: {rounds.failed[len(batch)]}.")
+            raise CheckFailedError(f"The empty model does not run on the device: {rounds.failed[len(batch)]}.")
         lines: list[dict[str, Any]] = []
+        failed: list[str] = []
         for index, ((key, _), ratio) in enumerate(zip(batch, ratios, strict=True)):
             if ratio is None:
-                raise DeviceError(f"{key} does not run on the device: {rounds.failed[index]}.")
-            lines.append({"key": key, **files.as_mapping(ratio)})
+                failed.append(f"{key} does not run on the device: {rounds.failed[index]}.")
+            else:
+                lines.append({"key": key, **files.as_mapping(ratio)})
+        self._busy_s += rounds.busy_s
         self._journal.add(lines, {
             "reference_us": rounds.reference_us, "empty": empty.value,
             "empty_cold": empty.cold, "empty_kb": empty.resident_kb, "busy_s": rounds.busy_s,
             "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
         })  # fmt: skip
-        self._done += len(batch)
+        self._done += len(lines)
         self._progress("measuring", self._done, self._total)
+        if failed:
+            raise CheckFailedError(" ".join(failed[:3]) + (f" So do {len(failed) - 3} more." if failed[3:] else ""))
 
     def _leave_out(self, bench: AnyBench, why: str) -> None:
         self.benches.remove(bench)
@@ -325,7 +316,10 @@ class _Session:
             us = max(ratio.value * reference_us - empty_us, LEAST_US)
             cold_us = None if ratio.cold is None else round(max(ratio.cold * reference_us - empty_cold_us, us), 4)
             resident_kb = None if ratio.resident_kb is None else max(0.0, ratio.resident_kb - empty_kb)
-            entries[layer] = Entry(round(us, 4), round(ratio.half_width, 4), cold_us, resident_kb)
+            half_width = (
+                ratio.half_width * ratio.value * reference_us / us
+            )  # the empty model's time is part of the ratio
+            entries[layer] = Entry(round(us, 4), round(half_width, 4), cold_us, resident_kb)
         raw = LatencyTable(
             identity=self._identity,
             source="measured",
@@ -335,11 +329,12 @@ class _Session:
             provenance={
                 "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "sessions": self._journal.begun,
-                "device_busy_s": round(sum(session["busy_s"] for session in sessions), 1),
+                "device_busy_s": round(self._busy_s, 1),
                 "conversion_s": round(self._conversion_s, 1),
                 "visits": sum(session["visits"] for session in sessions),
                 "interrupted": sum(session["interrupted"] for session in sessions),
                 "drifted": sum(session["drifted"] for session in sessions),
+                "unsettled": sum(ratio.half_width > HALF_WIDTH for ratio in ratios.values()),
                 "adopted": len(self.adopted),
                 "adopted_from": self.donor.name if self.donor else None,
             },

@@ -17,8 +17,8 @@ from edgenas.device import Agent
 from edgenas.errors import DeviceError
 
 Values = npt.NDArray[np.float64]
-# One pass visits each model so often, in a process of its own. A model's ratio is known when the 95% confidence
-# interval of its mean over the passes is this narrow, either way; or after so many passes.
+# One pass visits each model so often, in a process of its own. A model's ratio is known when 1.96 standard errors of
+# its mean over the passes are at most this share of it; or after so many passes.
 VISITS, LEAST_VISITS = 10, 4
 LEAST_PASSES, MOST_PASSES, HALF_WIDTH = 3, 6, 0.01
 # Passes that gave nothing because the device was disturbed, before giving up.
@@ -32,7 +32,7 @@ class Ratio:
 
     Attributes:
         value: mean over the passes of the median of a pass.
-        half_width: of its 95% confidence interval, as a share of it.
+        half_width: 1.96 standard errors of that mean, as a share of it.
         cold: the same of an inference when the caches are full of other data; None on a phone.
         resident_kb: memory that it keeps, the least of the passes; None where the device does not tell.
     """
@@ -161,7 +161,10 @@ def _times(values: Any) -> Values:
 
 
 def half_width(ratios: Sequence[float]) -> float:
-    """Of the 95% confidence interval of the mean of passes, as a share of it; infinite for a single one."""
+    """1.96 standard errors of the mean of passes, as a share of it; infinite for a single one.
+
+    Of many passes that is the 95% confidence interval's; of three, for errors of the normal distribution, an 81% one's.
+    """
     if len(ratios) < 2:
         return math.inf
     return float(1.96 * np.std(ratios, ddof=1) / math.sqrt(len(ratios)) / np.mean(ratios))

@@ -6,7 +6,7 @@ NumPy only: a table can be read and used where nothing else of EdgeNAS is wanted
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from edgenas.architecture.blocks import Dense, MBConv
 from edgenas.errors import EdgeNASError, InputError, near
 from edgenas.latency.table.calibration import Calibration, Loads, cache_terms, features
 from edgenas.latency.table.certificate import Certificate, Quality, quality
+from edgenas.latency.table.parts import Entry, Identity
 from edgenas.space import Codes, MobileSpace
 
 Values = npt.NDArray[np.float64]
@@ -36,58 +37,6 @@ class MissingLayersError(EdgeNASError):
         shown = ", ".join(str(layer) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
         super().__init__(f"The latency table lacks {len(layers)} layers ({shown}). Measure them with: {command}")
         self.layers = tuple(layers)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Everything that changes a table's numbers; "" where a table made elsewhere does not say.
-
-    Attributes:
-        device: the device's name.
-        fingerprint: of the hardware and system that was measured, which the next seven name.
-        cpu, cpu_cores, memory_mb, os, kernel, firmware, governor: the processor, how many cores it has, the memory,
-            the system, its kernel, the firmware and the frequency governor where they can be read.
-        runtime: "ai-edge-litert" or "tflite-runtime", with `runtime_version`.
-        delegate: what the runtime hands operators to.
-        threads: of one inference.
-        cores: the cores it was kept on, if it was.
-        precision: "float32" or "int8".
-        converter: what wrote the models.
-    """
-
-    device: str
-    fingerprint: str
-    cpu: str
-    cpu_cores: int
-    memory_mb: int
-    os: str
-    kernel: str
-    firmware: str
-    governor: str
-    runtime: str
-    runtime_version: str
-    delegate: str
-    threads: int
-    cores: tuple[int, ...] | None
-    precision: str
-    converter: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A layer's cost.
-
-    Attributes:
-        us: microseconds of one inference, the empty model's time taken off.
-        half_width: of its 95% confidence interval, as a share of it; None where a table made elsewhere does not say.
-        cold_us: what an inference takes when the caches are full of other data; None likewise.
-        resident_kb: memory that it keeps: its tensors, and its weights as the runtime packs them; None likewise.
-    """
-
-    us: float
-    half_width: float | None
-    cold_us: float | None
-    resident_kb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,9 +67,24 @@ class LatencyTable:
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
             raise InputError(f"The source of a latency table is one of {get_args(Source)}, received {self.source!r}.")
+        for what, us in self._times():
+            if not (math.isfinite(us) and us > 0):
+                raise InputError(f"A latency table takes positive, finite times only: {what} has {us!r}.")
+
+    def _times(self) -> Iterator[tuple[object, float]]:
+        """Everything in it that a clock has told, and of what."""
         for layer, entry in self.entries.items():
-            if not (math.isfinite(entry.us) and entry.us > 0):
-                raise InputError(f"A latency table takes positive, finite times only: {layer} has {entry.us!r} us.")
+            yield layer, entry.us
+            if entry.cold_us is not None:
+                yield layer, entry.cold_us
+        if self.reference != ("", 0):
+            yield "the reference model", self.reference[1]
+        networks = self.calibration.networks
+        if self.certificate is not None:
+            networks += self.certificate.networks + self.certificate.intervals
+        for network in networks:
+            yield network.notation, network.measured_ms
+            yield network.notation, network.repeated_ms
 
     @property
     def precision(self) -> Literal["float32", "int8"]:
@@ -296,8 +260,7 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all, with its checksum."""
-        content = self._content() | {"checksum": self.checksum}
-        files.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        files.write_atomically(path, _as_text(self._content() | {"checksum": self.checksum}))
 
     @property
     def checksum(self) -> str:
@@ -313,9 +276,11 @@ class LatencyTable:
         """
         path = _find(name)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text)
             checksum = content.pop("checksum")
             good = files.sha256(files.canonical_json(content).encode()) == checksum
+            good = good and _as_text(content | {"checksum": checksum}) == text  # nothing but what was written
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"The latency table {path} cannot be read ({error}). Profile the device again.") from None
         if not good:
@@ -377,6 +342,10 @@ def _load(entry: Entry) -> tuple[float, float]:
 def _plain(found: Quality) -> dict[str, float | None]:
     """A `Quality` for JSON, which has no NaN."""
     return {key: None if value != value else value for key, value in dataclasses.asdict(found).items()}
+
+
+def _as_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _find(name: str | Path) -> Path:
