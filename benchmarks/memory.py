@@ -12,6 +12,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import venv
 from collections import defaultdict
@@ -33,6 +34,7 @@ from edgenas.space import MobileSpace
 OUT = Path("benchmarks/results/memory.json")
 SPACES = (("tiny", (28, 28, 1)), ("standard", (96, 96, 3)))
 LABELS = [f"label {number}" for number in range(10)]
+COUNT = 30
 SEED = 2026  # the constants were fitted on networks of seed 4242
 MICRO = ("tflite-micro==0.dev20261023182759", "numpy==2.4.6")
 PREDICTIONS: dict[str, Callable[..., Any]] = {"model": model_kb, "arena": arena_kb, "rss_growth": peak_rss_growth_kb}
@@ -149,23 +151,25 @@ def _row(space: str, shape: str, precision: str, figure: str, measured: Values, 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=30, help="of each space, in both precisions")
-    parser.add_argument("--micro-python", type=Path, help="a Python that has tflite-micro")
-    parser.add_argument("--out", type=Path, default=OUT)
-    options = parser.parse_args()
-    log = options.out.with_suffix(".jsonl")
+def run(count: int, out: Path, micro_python: Path | None = None) -> list[dict[str, Any]]:
+    """Measure what is not measured yet, print the summary, and write it.
+
+    Args:
+        count: networks of each space, in both precisions.
+        out: the JSON; what was measured lies beside it.
+        micro_python: a Python that has tflite-micro; None: a new one.
+    """
+    log = out.with_suffix(".jsonl")
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     lines = [line for line in lines if line.get("made_by") == made_by()]
     known = {(line["network"], line["precision"]) for line in lines}
-    wanted = list(subjects(options.networks))
+    wanted = list(subjects(count))
     missing = [subject for subject in wanted if (str(subject[1]), subject[2]) not in known]
     device = Device("local", "local:")
     with tempfile.TemporaryDirectory() as name, connect(device) as connection, connection.open_agent() as agent:
         runtime = f"{device.runtime.package} {agent.runtime_version(device.runtime.package)}"
-        python = options.micro_python or (micro_environment(Path(name) / "micro") if missing else None)
+        python = micro_python or (micro_environment(Path(name) / "micro") if missing else None)
         for number, subject in enumerate(missing, start=1):
             assert python is not None
             lines.append(measure(*subject, agent, python.absolute(), Path(name)))
@@ -173,14 +177,24 @@ def main() -> None:
                 file.write(json.dumps(lines[-1]) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            print(f"{number}/{len(missing)} {subject[1].id} {subject[2]}", flush=True)
+            print(f"{number}/{len(missing)} {subject[1].id} {subject[2]}", file=sys.stderr, flush=True)
     chosen = {(str(network), precision) for _, network, precision in wanted}
     rows = summary([line for line in lines if (line["network"], line["precision"]) in chosen])
     print("  ".join(f"{head:>21}" for head in rows[0]))
     for row in rows:
         print("  ".join(f"{value!s:>21}" for value in row.values()))
     about = {"converter": converter_version(), "micro": MICRO[0], "runtime": runtime, "rows": rows}
-    options.out.write_text(json.dumps(about, indent=1) + "\n")
+    out.write_text(json.dumps(about, indent=1) + "\n")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", type=int, default=COUNT, help="of each space, in both precisions")
+    parser.add_argument("--micro-python", type=Path, help="a Python that has tflite-micro")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    run(options.networks, options.out, options.micro_python)
 
 
 if __name__ == "__main__":
