@@ -10,7 +10,9 @@ from edgenas.cli.importing import import_
 from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
 
 # Of a table's provenance, what `profile --json` repeats.
-_COST = ("wall_s", "device_busy_s", "conversion_s", "start_s", "sending_s", "devices", "left_out", "adopted")
+_COST = (
+    "wall_s", "device_busy_s", "conversion_s", "start_s", "sending_s", "devices", "left_out", "adopted", "unsettled",
+)  # fmt: skip
 
 
 @click.command()

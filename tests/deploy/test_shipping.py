@@ -116,8 +116,11 @@ def test_a_table_without_a_certificate_or_the_layers_backs_no_promise(
     local: Device, bundle: Bundle, table_of: TableOf
 ) -> None:
     table = table_of(local, 1e6)
+    assert table.certificate is not None
+    failing = dataclasses.replace(table.certificate, networks=table.certificate.intervals)
     for changed, words in (
         (dataclasses.replace(table, certificate=None), "no certificate"),
+        (dataclasses.replace(table, certificate=failing), "fails its own certificate: only"),
         (dataclasses.replace(table, entries=dict(list(table.entries.items())[:-1])), "lacks 1 layers"),
     ):
         shipped = ship(bundle, local, "digits", table=changed, dry_run=True)

@@ -27,8 +27,10 @@ class Backing:
         if self.doubt is not None:
             return f"Latencies are NO PROMISE: {self.doubt}."
         near = self.near_limit
-        if near is None or not near.networks:
+        if near is None:
             return ""
+        if not near.networks:
+            return "No network of the certificate lies near the limit on latency: nobody checked predictions there."
         return (
             f"Near the limit on latency {near.networks} test networks were predicted with a mean error of "
             f"{near.mape:.1%}, {near.within_10_percent:.0%} of them within 10%."
