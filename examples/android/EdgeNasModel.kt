@@ -7,6 +7,8 @@ import android.graphics.Color
 import android.graphics.Paint
 import android.graphics.RectF
 import java.io.Closeable
+import java.io.File
+import java.io.InputStream
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.security.MessageDigest
@@ -17,15 +19,23 @@ import kotlin.math.exp
 import kotlin.math.max
 import kotlin.math.min
 
-/** A model that `edgenas export BUNDLE DIR --format android` wrote, from `assets/edgenas/NAME/`. For one thread. */
-class EdgeNasModel(assets: AssetManager, name: String, threads: Int = 1) : Closeable {
-    private val manifest = JSONObject(String(assets.open("edgenas/$name/manifest.json").use { it.readBytes() }))
+/** A model of EdgeNAS: an asset, or what was shipped to the app. For one thread. */
+class EdgeNasModel private constructor(private val read: (String) -> InputStream, threads: Int) : Closeable {
+    /** What `edgenas export BUNDLE DIR --format android` wrote, from `assets/edgenas/NAME/`. */
+    constructor(assets: AssetManager, name: String, threads: Int = 1) :
+        this({ file -> assets.open("edgenas/$name/$file") }, threads)
+
+    /** What `edgenas ship BUNDLE PHONE --as NAME --to-app PACKAGE` made live, from the app's `filesDir`. */
+    constructor(filesDir: File, name: String, threads: Int = 1) :
+        this(filesOf(live(File(filesDir, "edgenas/$name"))), threads)
+
+    private val manifest = JSONObject(String(read("manifest.json").use { it.readBytes() }))
     private val policy = manifest.getJSONObject("preprocessing").getString("policy")
 
     /** The names of the classes. */
-    val labels: List<String> = String(checked(assets, name, "labels.txt")).trimEnd('\n').split('\n')
+    val labels: List<String> = String(checked("labels.txt")).trimEnd('\n').split('\n')
 
-    private val model = checked(assets, name, "model.tflite")
+    private val model = checked("model.tflite")
     private val interpreter =
         Interpreter(direct(model.size).apply { put(model) }, Interpreter.Options().setNumThreads(threads))
     private val input = interpreter.getInputTensor(0)
@@ -46,12 +56,12 @@ class EdgeNasModel(assets: AssetManager, name: String, threads: Int = 1) : Close
 
     override fun close() = interpreter.close()
 
-    /** An asset whose SHA-256 is the manifest's. */
-    private fun checked(assets: AssetManager, name: String, file: String): ByteArray {
-        val content = assets.open("edgenas/$name/$file").use { it.readBytes() }
+    /** A file whose SHA-256 is the manifest's. */
+    private fun checked(file: String): ByteArray {
+        val content = read(file).use { it.readBytes() }
         val hash = MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
         val expected = manifest.getJSONObject("files").getString(file)
-        check(hash == expected) { "$file is not the file that was exported: expected $expected, received $hash" }
+        check(hash == expected) { "$file is not what the manifest says: expected $expected, received $hash" }
         return content
     }
 
@@ -95,4 +105,13 @@ class EdgeNasModel(assets: AssetManager, name: String, threads: Int = 1) : Close
     }
 
     private fun direct(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
+
+    private companion object {
+        /** The release that is live now: where the link `current` leads, or what the file of that name says. */
+        fun live(folder: File): File = File(folder, "current").let {
+            if (it.isDirectory) it.canonicalFile else File(folder, it.readText().trim())
+        }
+
+        fun filesOf(release: File): (String) -> InputStream = { file -> File(release, file).inputStream() }
+    }
 }

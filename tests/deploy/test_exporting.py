@@ -82,9 +82,12 @@ def test_the_kotlin_example_asks_for_what_is_there(bundle: Bundle, tmp_path: Pat
     code = (EXAMPLE / "EdgeNasModel.kt").read_text()
     export(bundle, "android", tmp_path / "out", "shoes")
     opened = re.findall(r'assets\.open\("([^"]+)"\)', code)
-    checked = re.findall(r'checked\(assets, name, "([^"]+)"\)', code)
+    checked = re.findall(r'checked\("([^"]+)"\)', code)
     assert sorted(checked) == ["labels.txt", "model.tflite"]
-    paths = {path.replace("$name", "shoes").replace("$file", file) for path in opened for file in checked}
+    read = [*checked, *re.findall(r'read\("([^"]+)"\)', code)]
+    paths = {
+        path.replace("$name", "shoes").replace("$file", file) for path in opened for file in read if "$" not in file
+    }
     assert paths == {f"edgenas/shoes/{name}" for name in (*checked, "manifest.json")}
     assert all((tmp_path / "out" / "assets" / path).is_file() for path in paths)
 
