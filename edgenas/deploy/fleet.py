@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgenas.deploy.bundle import Bundle
 from edgenas.deploy.promise import files_beside
+from edgenas.deploy.releases import refuse_app
 from edgenas.deploy.shipped import Shipped
 from edgenas.deploy.shipping import ship
 from edgenas.device import Device, device_names
@@ -103,9 +104,16 @@ def ship_to_all(
         table_of: the latency table to hold each device to.
         told: called with each outcome as it comes.
 
+    Raises:
+        InputError: the bundle has no model of that precision, or a device is no phone and has no apps.
+
     Returns:
         one outcome a device, in their order.
     """
+    bundle.model_of(rollout.precision or bundle.manifest.precision)
+    for device in devices:
+        if device.address.kind != "adb":
+            refuse_app(device, rollout.to_app)
     tables = {device.name: table_of(device) for device in devices}
     for table in [None, *tables.values()]:
         files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread

@@ -31,11 +31,12 @@ _PUT = (
     'mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
 )
 # The same, going on where it was. Cut again (2), what came stays; without room or whatever else (1), nothing does.
-# It goes on in a copy, where there is room: the process of a link that broke may write on into what it has open.
+# It goes on in a copy, where there is room, of what was there when it was asked: the process of a link that broke may
+# write on into what it has open.
 _RESUME = (
     'mkdir -p -- "$(dirname -- "$1")" || exit 1; '
-    'if [ -s "$1.part" ]; then '
-    'cp -- "$1.part" "$1.part-$$" && mv -f -- "$1.part-$$" "$1.part" || rm -f -- "$1.part-$$"; fi; '
+    'if [ -s "$1.part" ]; then head -c "$3" "$1.part" > "$1.part-$$" && '
+    'mv -f -- "$1.part-$$" "$1.part" || rm -f -- "$1.part-$$"; fi; '
     'cat >> "$1.part" || { rm -f -- "$1.part"; exit 1; }; '
     'have=$(wc -c < "$1.part") && [ "$have" -lt "$2" ] && exit 2; '
     '[ "$have" -eq "$2" ] && mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
@@ -253,7 +254,7 @@ class SshConnection(Connection):
         there = self._arrived(path, size) if resume else 0
         with local.open("rb") as file:
             file.seek(there)
-            argv = ["sh", "-c", _RESUME if resume else _PUT, "sh", path, str(size)]
+            argv = ["sh", "-c", _RESUME if resume else _PUT, "sh", path, str(size), str(there)]
             pieces = _told(file, there, size, sent)
             code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
         if code != 0:

@@ -10,7 +10,7 @@ from edgenas.deploy.bundle import SUFFIX
 from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
 from edgenas.deploy.keys import SigningKey
 from edgenas.device import Device
-from edgenas.errors import CheckFailedError, InputError
+from edgenas.errors import EdgeNASError, InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.finding import find_table, mismatch
@@ -178,7 +178,7 @@ def _own_table(bundle: Bundle, device: Device, precision: str | None = None) -> 
     threads = 1 if used is None else used.identity.threads
     found = {}
     for name in table_names():
-        with contextlib.suppress(InputError, CheckFailedError):  # spoiled, or of another space
+        with contextlib.suppress(EdgeNASError):  # spoiled, or of another space
             table = LatencyTable.load(name)
             if mismatch(table, device, precision, threads) is None:
                 table.estimate_ms([bundle.architecture])

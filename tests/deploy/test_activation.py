@@ -10,7 +10,7 @@ import pytest
 from edgenas.deploy import Bundle, deployed, fleet, ship, verify
 from edgenas.deploy.fleet import Rollout, ship_to_all
 from edgenas.device import Device
-from edgenas.errors import WentBackError
+from edgenas.errors import InputError, WentBackError
 from tests.board import Board, Proxy
 from tests.deploy.conftest import hooked_python, on_board
 
@@ -83,6 +83,16 @@ def test_a_canary_that_is_lost_on_the_way_has_failed(
         first, second = ship_to_all(big_bundle, [canary, other], "digits", Rollout(canary=1))
     assert (first.state, second.state) == ("failed", "not tried")
     assert "the link broke" in first.detail
+
+
+def test_what_cannot_be_shipped_at_all_is_refused_before_anything_is(local: Device, bundle: Bundle) -> None:
+    for rollout, words in (
+        (Rollout(precision="float32"), "no float32 model"),
+        (Rollout(to_app="com.x"), "is no phone"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ship_to_all(bundle, [local], "digits", rollout)
+    assert not Path(local.folder).exists()
 
 
 def test_a_fault_of_our_own_on_one_device_is_told_like_any_other(

@@ -346,7 +346,7 @@ def test_a_holder_whose_host_fell_silent_lets_go(local: Connection, tmp_path: Pa
     """As with a cable that was pulled: its stdin stays open, and nobody says a word any more."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("edgenas.device.session._LEASE_S", 2.0)
+    monkeypatch.setattr("edgenas.device.session._LEASE_S", 3.0)
     with local.open_agent() as first, local.open_agent() as second:
         first.lock()
         time.sleep(4)
@@ -354,7 +354,7 @@ def test_a_holder_whose_host_fell_silent_lets_go(local: Connection, tmp_path: Pa
             second.lock()
         with monkeypatch.context() as silent:
             silent.setattr(first._closed, "wait", lambda _: True)
-            time.sleep(1.5)
+            time.sleep(2)
             second.lock()  # waits for the rest of the lease
         with pytest.raises(DeviceError, match="the agent ended"):
             first.call("status")

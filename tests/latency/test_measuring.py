@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.device import Device, Runtime
-from edgenas.errors import CheckFailedError, DeviceError
+from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.latency.profiling import measuring
 from edgenas.latency.profiling.measuring import measure_file
 from edgenas.latency.profiling.planning import Plan
@@ -60,10 +60,11 @@ def test_a_disturbed_device_is_refused_with_the_reason(
 ):
     monkeypatch.setattr(measuring, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(measuring, "TRIES", 2)
-    # On one core with it: elsewhere the system might keep a core free for it.
-    spin = ["taskset", "-c", "0", sys.executable, "-c", "while True: pass"]
-    busy = [subprocess.Popen(spin) for _ in range(4)]
-    device = dataclasses.replace(here(project), runtime=Runtime(cores=(0,)))
+    # On the same cores: elsewhere the system might keep one free for it.
+    cores = tuple(range(threads))
+    spin = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(spin) for _ in range(4 * threads)]
+    device = dataclasses.replace(here(project), runtime=Runtime(cores=cores))
     try:
         with pytest.raises(DeviceError, match=r"too unsteady to measure.*other processes had its cores for") as caught:
             measure_file(model, device, runs=2_000, threads=threads)
@@ -72,6 +73,14 @@ def test_a_disturbed_device_is_refused_with_the_reason(
             process.kill()
             process.wait()
     assert "its processor is" in str(caught.value)
+
+
+def test_two_threads_on_two_cores_are_no_disturbance(project: Path, model: Path):
+    device = dataclasses.replace(here(project), runtime=Runtime(cores=(0, 1)))
+    assert measure_file(model, device, runs=200, threads=2)["away"] <= measuring.MOST_AWAY
+    alone = dataclasses.replace(device, runtime=Runtime(cores=(0,)))
+    with pytest.raises(InputError, match="kept on 1 cores: no room for 2 threads"):
+        measure_file(model, alone, threads=2)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model" * 100, b"\x1c\x00\x00\x00TFL3" + b"\xff" * 500])

@@ -37,7 +37,7 @@ def lock(context: Context, who: str, lease_s: float) -> dict[str, Any]:
     descriptor = _open(path)
     deadline = time.monotonic() + lease_s
     while not _taken(descriptor):
-        if time.time() - os.fstat(descriptor).st_mtime < lease_s / 2 or time.monotonic() > deadline:
+        if time.time() - os.fstat(descriptor).st_mtime < lease_s / 3 or time.monotonic() > deadline:
             os.close(descriptor)
             raise OperationError("busy", f"the device is being measured by {_holder(path)}")
         time.sleep(0.2)
@@ -75,7 +75,7 @@ def _keep_lease(stdin: Stdin, descriptor: int, lease_s: float) -> None:
             os.utime(descriptor, (heard, heard))
 
     signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, lease_s / 6, lease_s / 6)
+    signal.setitimer(signal.ITIMER_REAL, lease_s / 15, lease_s / 15)
 
 
 def _open(path: Path) -> int:

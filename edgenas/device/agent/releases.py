@@ -368,11 +368,16 @@ def _history(model: Path) -> list[dict[str, Any]]:
 
 def _note(model: Path, event: dict[str, Any]) -> None:
     path = model / "history.jsonl"
-    torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+    size = path.stat().st_size if path.is_file() else 0
+    torn = size and not path.read_bytes().endswith(b"\n")
     with path.open("a") as file:
-        file.write(("\n" if torn else "") + json.dumps(event) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(("\n" if torn else "") + json.dumps(event) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)  # what did not come to pass is not history
+            raise
 
 
 def _now() -> str:

@@ -59,7 +59,7 @@ def build(context: Context, files: Mapping[str, str], folder: Path) -> None:
             blob.unlink()
             raise OperationError("hash_mismatch", f"{name}: expected sha256 {sha}, received {received}")
         try:
-            (folder / name).hardlink_to(blob)
+            os.link(blob, folder / name)  # Path.hardlink_to is of Python 3.10
         except OSError:  # a file system without hard links
             shutil.copyfile(blob, folder / name)
 

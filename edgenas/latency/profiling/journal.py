@@ -8,6 +8,13 @@ from edgenas.latency.profiling.rounds import Ratio
 from edgenas.ledger import Ledger
 
 
+def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two sessions are of one kind of device; a system may reserve a little more memory, as in `differences`."""
+    close = abs(before["memory_mb"] - now["memory_mb"]) <= 0.05 * max(before["memory_mb"], now["memory_mb"])
+    others = [key for key in before.keys() | now.keys() if key not in ("memory_mb", "fingerprint")]
+    return close and all(before.get(key) == now.get(key) for key in others)
+
+
 class Journal:
     """One JSON line a batch; a session of another identity starts anew.
 
@@ -22,7 +29,7 @@ class Journal:
         self.sessions: list[dict[str, Any]] = []
         ledger = Ledger(self._path)
         begun = ledger.entries("session")
-        if begun and begun[0]["identity"] != identity:
+        if begun and not _same(begun[0]["identity"], identity):
             shutil.rmtree(folder)
             begun = []
         ledger.append("session", identity=identity)

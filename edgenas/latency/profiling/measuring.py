@@ -54,12 +54,14 @@ def measure_file(
         what `measure_on_phone` can tell of this.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or more threads than cores.
         CheckFailedError: it is no valid model, or kills its process.
         DeviceError: unreachable, without the runtime, or too disturbed to measure; the text says by what.
     """
     if not model.is_file():
         raise InputError(f"There is no model {model}.")
+    if device.runtime.cores is not None and threads > len(device.runtime.cores):
+        raise InputError(f"{device.name} is kept on {len(device.runtime.cores)} cores: no room for {threads} threads.")
     reference = reference_path()
     if device.address.kind == "adb":
         most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP

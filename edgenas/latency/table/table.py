@@ -276,7 +276,7 @@ class LatencyTable:
         """
         path = _find(name)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode()
             content = json.loads(text)
             checksum = content.pop("checksum")
             good = files.sha256(files.canonical_json(content).encode()) == checksum
