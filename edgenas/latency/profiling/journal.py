@@ -9,7 +9,7 @@ from edgenas.ledger import Ledger
 
 
 def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two sessions are of one kind of device; a system may reserve a little more memory, as in `differences`."""
+    """Whether two sessions are of one kind of device, which may reserve a little more memory, as in `differences`."""
     close = abs(before["memory_mb"] - now["memory_mb"]) <= 0.05 * max(before["memory_mb"], now["memory_mb"])
     others = [key for key in before.keys() | now.keys() if key not in ("memory_mb", "fingerprint")]
     return close and all(before.get(key) == now.get(key) for key in others)
