@@ -6,11 +6,12 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 export PYTHON
 
-.PHONY: help quickstart test test-boards lint env env-dev clean
+.PHONY: help quickstart test test-all test-boards lint env env-dev clean
 
 help:
 	@echo "make quickstart   set up, then profile this machine, search, train and ship: the whole main job"
 	@echo "make test         set up with everything for development, lint, type-check, test"
+	@echo "make test-all      the same with the tests that take long: every cut, every kind of phone, the older runtime"
 	@echo "make test-boards  test against an emulated ARM64 board: Linux on x86-64 with Debian's apt, as root"
 	@echo "make lint         ruff, mypy and the rule of imports alone"
 	@echo "make env          the environment .venv alone (made once, then reused)"
@@ -24,6 +25,9 @@ test: env-dev
 	@scripts/system_parts.sh openssh-server iproute2 nftables adb mksh toybox dataset-fashion-mnist g++
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all:
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m 'not boards' $(PYTEST_ARGS)"
 
 # Its root file system is built from Debian's packages once, and kept in ~/.cache/edgenas-tests (EDGENAS_TESTS_CACHE).
 test-boards: env-dev

@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 
 STYLE = os.environ.get("BENCHMARK_STYLE", "classic")
-CANNED = """Running benchmark for at least 50 iterations and at least 0.1 seconds but terminate if exceeding 9 seconds.
+CANNED = """count=4 first=31 curr=12 min=11 max=31 avg=12.5 std=6
+
+Running benchmark for at least 50 iterations and at least 0.1 seconds but terminate if exceeding 9 seconds.
 count=5000 first=12 curr=10 min=9 max=30 avg=10.25 std=1
 
 Inference timings in us: Init: 500, First inference: 31, Warmup (avg): 12.5, Inference (avg): 10.25

@@ -21,7 +21,7 @@ from examples.live_model import LiveModel
 from tests.board import Board, Proxy
 from tests.deploy.conftest import hooked_python
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # Kills the agent at its Nth step in the file system below models/ and blobs/: just before it is done.
 _KILLER = """
@@ -175,9 +175,10 @@ class Cuts:
             self._live = found.release
             return proxy.sent
 
-    def kill_host_at(self, said: str, wait_s: float) -> None:
-        with self.cut() as newer:
-            self.direct.save()
+    def kill_host_at(self, said: str, wait_s: float, pause_s: float = 0.0) -> None:
+        with self.cut() as newer, Proxy(self._board.port) as proxy:
+            proxy.pause_s = pause_s
+            self.device(self.direct.runtime, proxy.port).save()
             argv = [sys.executable, "-c", "from edgenas.cli import main; main()", "ship", str(newer.folder),
                     self.direct.name, "--as", "digits"]  # fmt: skip
             process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
@@ -207,9 +208,10 @@ def test_no_cut_loses_a_release(
         for share in (0.2, 0.5, 0.8, 0.97):
             cuts.cut_link_at(share, total)
         for said, wait_s in (
-            ("sending", 0), ("checking", 0), ("running the samples", 0), ("measuring", 0.05), ("making it live", 0)
+            ("sending", 0), ("checking", 0), ("running the samples", 0), ("measuring", 0.05)
         ):  # fmt: skip
             cuts.kill_host_at(said, wait_s)
+        cuts.kill_host_at("making it live", 0.1, pause_s=0.1)  # slow enough to be hit
     with capsys.disabled():
         print(
             f"\ncuts tried {cuts.tried} (each of the agent's {len(steps)} file-system steps, 4 of the link, 5 of "

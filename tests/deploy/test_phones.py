@@ -53,7 +53,7 @@ def canned_phone(tmp_path_factory: pytest.TempPathFactory, adb_server: AdbServer
     phone.stop()
 
 
-@pytest.fixture(params=["link", "file", "android"])
+@pytest.fixture(params=["link", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("file", "android"))])
 def own_phone(request: pytest.FixtureRequest, make_phone: Make) -> LabPhone:
     """Phones: with links, without, and with Android's own shell and tools."""
     phone = make_phone(android=request.param == "android")
@@ -191,6 +191,7 @@ def test_a_signature_travels_though_nothing_there_checks_it(
     assert (current(models(phone) / "digits") / "manifest.sig").is_file()
 
 
+@pytest.mark.long
 def test_into_an_app_s_own_files(make_phone: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):
     phone = make_phone()
     app = phone.install_app(APP)
@@ -294,7 +295,9 @@ def test_what_is_damaged_by_the_switch_is_taken_back(
     assert ship(newer, phone.device(), "digits").active == newer.manifest.release, "the damaged one is replaced"
 
 
-@pytest.mark.parametrize("cut_after", [2_000, 60_000, 400_000, 1_000_000])
+@pytest.mark.parametrize(
+    "cut_after", [60_000, *(pytest.param(bytes_, marks=pytest.mark.long) for bytes_ in (2_000, 400_000, 1_000_000))]
+)
 def test_a_cable_that_comes_out_leaves_the_old_model_and_the_same_command_finishes(
     make_canned: Make, bundle: Bundle, big_bundle: Bundle, cut_after: int
 ):
@@ -316,6 +319,7 @@ def test_a_cable_that_comes_out_leaves_the_old_model_and_the_same_command_finish
     assert rollback(device, "digits").active == bundle.manifest.release
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["stage", "put", "verify", "adopt", "point", "note", "prune"])
 def test_a_cut_at_any_step_leaves_the_old_or_the_new_and_the_same_command_finishes(
     make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -442,6 +446,7 @@ def test_paths_reach_the_phone_as_they_are(phone: LabPhone, tmp_path: Path, part
     assert not Path("canary").exists()
 
 
+@pytest.mark.long
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.lists(st.sampled_from([word for word in HOSTILE if "\n" not in word]), min_size=10, max_size=10),
        study=words)  # fmt: skip

@@ -178,6 +178,7 @@ def test_6_bad_input_gets_one_line(user: User):
     copy.unlink()
 
 
+@pytest.mark.long
 def test_7_tflite_runtime_with_an_old_numpy(user: User):
     url = f"ssh://{user.board.user}@127.0.0.1:{user.board.port}"
     key = str(user.board.user_key)
