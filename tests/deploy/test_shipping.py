@@ -306,7 +306,9 @@ def test_what_is_damaged_is_shown_beside_what_is_well(
     local.save()
     for name in ("bad", "good"):
         ship(bundle, local, name)
-    (models(local) / "bad" / "current" / "labels.txt").write_text("other\n")
+    damaged = models(local) / "bad" / "current" / "labels.txt"
+    damaged.unlink()  # both names hold links to one file
+    damaged.write_text("other\n")
     done = CliRunner().invoke(cli, ["deployed", "here", "--measure", "--json"])
     assert isinstance(done.exception, CheckFailedError) and "labels.txt: expected sha256" in str(done.exception)
     bad, good = json.loads(done.stdout)["models"]
