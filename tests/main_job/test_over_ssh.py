@@ -189,8 +189,10 @@ def test_7_tflite_runtime_with_an_old_numpy(user: User):
     assert not [finding for finding in done["findings"] if finding["level"] == "problem"]
     assert user.gets("profile", "old", *SPACE, "--quick")["certificate"]["spearman"] > 0.8
     words = ("search", "--study", "old", "--data", "digits", "--policy", "fit", "--device", "old", *SPACE[:6])
-    assert user.gets(*words, "--trials", "1")["trials"]["complete"] == 1
-    shipped = user.gets("ship", bundle(user), "old", "--as", "digits")
+    assert user.gets(*words, "--trials", "2", "--final-epochs", "12")["trials"]["complete"] == 2
+    user.gets("train", "old", "--pick", "best")
+    made = next((user.folder / "studies/old/bundles").iterdir())
+    shipped = user.gets("ship", str(made), "old", "--as", "digits")
     assert shipped["active"] == shipped["release"]
 
 
