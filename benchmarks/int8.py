@@ -1,15 +1,15 @@
 """What int8 costs on Fashion-MNIST, and whether a network that quantises badly is caught and repaired.
 
-Trains three networks of the front that `make quickstart` found (its fastest, its middle and its slowest), converts each
-to float32 and int8 and counts which of the 10,000 test images each file gets right. Then a network whose channels are
-scaled apart: the same function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it
-resumes, and `--only NAME` does one network.
+Trains three networks of the tiny space (a small, a middle and a large one of those drawn), converts each to float32 and
+int8 and counts which of the 10,000 test images each file gets right. Then a network whose channels are scaled apart:
+the same function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it resumes, and
+`--only NAME` does one network.
 """
 
 import argparse
-import contextlib
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +24,39 @@ from edgenas.evaluation.finetuning import fine_tune
 from edgenas.evaluation.training import prepare_tensorflow, train
 from edgenas.ledger import Ledger
 from edgenas.model import convert, keras_on_tensorflow
-from edgenas.strategy import StoredStudy
+from edgenas.space import MobileSpace
 from edgenas.strategy.settings import final_recipe
 
 OUT = Path("benchmarks/results/int8.json")
 FOLDER = Path(".edgenas/benchmarks/int8")
-QUICKSTART = Path("quickstart")
 SEED = 5
-EPOCHS = 4
+DRAWN = 300
+MOST_MACS = 4e6
 CLOSE = 0.005  # of accuracy: the promise for networks of a front
 SPREAD = 128.0  # between the largest and the smallest scale of the spoiled network's channels
 BAD = "spoiled"
 
 
-# ReLU alone lets a channel's scale pass: relu(s x) = s relu(x). The gate of squeeze-and-excitation would see it.
-PLAIN = (
-    "input_28x28x1 conv_k3_s2_c8_relu mbconv_k3_e3_s1_c8_relu mbconv_k5_e6_s2_c16_relu mbconv_k3_e6_s1_c16_relu "
-    "mbconv_k3_e3_s1_c16_relu mbconv_k3_e1_s2_c32_relu mbconv_k3_e1_s1_c32_relu head_c64_relu dense_n10"
-)
+@dataclass(frozen=True)
+class Subject:
+    """A network to train, and for how many epochs."""
+
+    network: Architecture
+    epochs: int
 
 
-def networks() -> dict[str, Architecture]:
-    """Three of quickstart's front by latency, and the one to spoil."""
-    if not (QUICKSTART / "studies").is_dir():
-        raise SystemExit("Run `make quickstart` first: three networks of its front are measured here.")
-    with contextlib.chdir(QUICKSTART):
-        front = StoredStudy("quickstart").front
-    if len(front) < 3:
-        raise SystemExit(f"The front of quickstart has {len(front)} networks; three are needed.")
-    chosen = {"fastest": front[0], "middle": front[len(front) // 2], "slowest": front[-1]}
-    return {name: point.architecture for name, point in chosen.items()} | {BAD: Architecture.parse(PLAIN)}
+def subjects() -> dict[str, Subject]:
+    """Networks at three places of the drawn ones by MACs, and the small one with plain ReLU."""
+    space = MobileSpace("tiny", (28, 28, 1), 10)
+    drawn = space.decode_codes(space.sample(np.random.default_rng(SEED), DRAWN))
+    small = sorted((network for network in drawn if network.macs <= MOST_MACS), key=lambda network: network.macs)
+    chosen = {
+        name: Subject(small[round(share * (len(small) - 1))], epochs)
+        for name, share, epochs in (("small", 0.1, 4), ("middle", 0.5, 3), ("large", 0.9, 2))
+    }
+    # ReLU alone lets a channel's scale pass: relu(s x) = s relu(x). The gate of squeeze-and-excitation would see it.
+    plain = str(chosen["small"].network).replace("relu6", "relu").replace("_se0.25", "")
+    return chosen | {BAD: Subject(Architecture.parse(plain), 4)}
 
 
 def spoil(model: Any, spread: float, seed: int = 0) -> Any:
@@ -83,11 +86,11 @@ def spoil(model: Any, spread: float, seed: int = 0) -> Any:
     return model
 
 
-def measure(name: str, network: Architecture) -> dict[str, Any]:
+def measure(name: str, subject: Subject) -> dict[str, Any]:
     """One line of the results."""
     start = time.monotonic()
     prepare_tensorflow()
-    dataset = load_dataset("fashion-mnist", network.input_shape)
+    dataset = load_dataset("fashion-mnist", subject.network.input_shape)
     splits, recipe, folder = split(dataset, SEED), final_recipe(), FOLDER / name
     material = Material(dataset, splits, recipe, SEED, folder / "fine-tuning")
 
@@ -95,7 +98,7 @@ def measure(name: str, network: Architecture) -> dict[str, Any]:
         print(f"{name}: epoch {epoch}, accuracy {values['accuracy']:.4f}, {time.monotonic() - start:.0f} s", flush=True)
 
     model = train(
-        network, dataset, material.train_on, recipe, EPOCHS, SEED,
+        subject.network, dataset, material.train_on, recipe, subject.epochs, SEED,
         checkpoint=folder / "training", on_epoch=say,
     )  # fmt: skip
     if name == BAD:
@@ -109,7 +112,7 @@ def measure(name: str, network: Architecture) -> dict[str, Any]:
         )  # fmt: skip
         made_of["fine-tuned alone"] = convert(alone, "int8", material.calibration)
     ledger = Ledger(FOLDER / "ledger.jsonl")
-    test = splits.test.open(ledger, "benchmarks/int8.py", name, network.id)
+    test = splits.test.open(ledger, "benchmarks/int8.py", name, subject.network.id)
     found = {}
     for what, images in (("acceptance", splits.acceptance), ("test", test)):
         before = right(made.reference, dataset, images)
@@ -118,10 +121,10 @@ def measure(name: str, network: Architecture) -> dict[str, Any]:
             found[f"{what}_{state}"] = {"passed": gate.passed, **gate.figures}
     return {
         "name": name,
-        "network": str(network),
-        "macs": network.macs,
-        "parameters": network.parameters,
-        "epochs": EPOCHS,
+        "network": str(subject.network),
+        "macs": subject.network.macs,
+        "parameters": subject.network.parameters,
+        "epochs": subject.epochs,
         "repair": files.as_mapping(made.repair),
         "bytes": [len(made.reference), len(made.content)],
         "seconds": round(time.monotonic() - start),
@@ -158,7 +161,7 @@ def show(lines: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    known = networks()
+    known = subjects()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=known, action="append", help="this network; may be given again")
     parser.add_argument("--out", type=Path, default=OUT)
