@@ -4,35 +4,33 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import edgenas.files as files
+from edgenas.errors import InputError
 from edgenas.latency.profiling.rounds import Ratio
+from edgenas.latency.profiling.siblings import differences
+from edgenas.latency.table import Identity
 from edgenas.ledger import Ledger
 
 
-def _same(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two sessions are of one kind of device, which may reserve a little more memory, as in `differences`."""
-    close = abs(before["memory_mb"] - now["memory_mb"]) <= 0.05 * max(before["memory_mb"], now["memory_mb"])
-    others = [key for key in before.keys() | now.keys() if key not in ("memory_mb", "fingerprint")]
-    return close and all(before.get(key) == now.get(key) for key in others)
-
-
 class Journal:
-    """One JSON line a batch; a session of another identity starts anew.
+    """One JSON line a batch; a session with another device, or another reference, starts anew.
 
     Args:
         folder: of the session.
-        identity: everything that the session's numbers depend on.
+        identity: what the numbers depend on.
+        reference: the network that they are relative to.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Identity, reference: str) -> None:
         self._path = folder / "measured.jsonl"
         self.ratios: dict[str, Ratio] = {}
         self.sessions: list[dict[str, Any]] = []
         ledger = Ledger(self._path)
         begun = ledger.entries("session")
-        if begun and not _same(begun[0]["identity"], identity):
+        if begun and not _goes_on(begun[0], identity, reference):
             shutil.rmtree(folder)
             begun = []
-        ledger.append("session", identity=identity)
+        ledger.append("session", identity=files.as_mapping(identity), reference=reference)
         self.begun = len(begun) + 1
         for entry in ledger.entries("batch"):
             self._take(entry["lines"], entry["session"])
@@ -46,3 +44,13 @@ class Journal:
         for line in lines:
             self.ratios[line["key"]] = Ratio(line["value"], line["half_width"], line["cold"], line["resident_kb"])
         self.sessions.append(session)
+
+
+def _goes_on(begun: dict[str, Any], identity: Identity, reference: str) -> bool:
+    """Whether a session that was begun measured the same, as siblings are the same."""
+    try:
+        before = files.from_mapping(Identity, begun["identity"], "the session that was begun")
+    except (InputError, KeyError):  # another version's
+        return False
+    same = before.device == identity.device and not differences(before, identity)
+    return same and begun.get("reference") == reference

@@ -60,8 +60,6 @@ def measure_file(
     """
     if not model.is_file():
         raise InputError(f"There is no model {model}.")
-    if device.runtime.cores is not None and threads > len(device.runtime.cores):
-        raise InputError(f"{device.name} is kept on {len(device.runtime.cores)} cores: no room for {threads} threads.")
     reference = reference_path()
     if device.address.kind == "adb":
         most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
@@ -120,8 +118,11 @@ def measure_there(
     Raises:
         CheckFailedError: it is no valid model, or kills its process.
         DeviceError: the device is too disturbed to measure; the text says by what.
+        InputError: more threads than cores.
     """
     runtime = agent.device.runtime
+    if runtime.cores is not None and threads > len(runtime.cores):  # they would disturb each other
+        raise InputError(f"{agent.device.name} is kept on {len(runtime.cores)} cores: no room for {threads} threads.")
     most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
     for attempt in range(TRIES):
         answer: dict[str, Any] = agent.call(

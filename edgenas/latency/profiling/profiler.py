@@ -137,7 +137,7 @@ class _Session:
         self._progress = progress
         self._shared = any(bench.shares_host for bench in benches)
         self._own = folder.name  # the table's name
-        self._journal = Journal(folder, files.as_mapping(identity) | {"reference": str(plan.reference)})
+        self._journal = Journal(folder, identity, str(plan.reference))
         self._conversion_s = self._busy_s = 0.0
         self._done = self._total = 0
         for bench in benches[1:]:
@@ -291,7 +291,7 @@ class _Session:
         self._done += len(lines)
         self._progress("measuring", self._done, self._total)
         if failed:
-            raise CheckFailedError(" ".join(failed[:3]) + (f" So do {len(failed) - 3} more." if failed[3:] else ""))
+            raise CheckFailedError(" ".join(failed[:3]) + (f" Nor do {len(failed) - 3} others." if failed[3:] else ""))
 
     def _leave_out(self, bench: AnyBench, why: str) -> None:
         self.benches.remove(bench)
@@ -307,6 +307,7 @@ class _Session:
         empty_kb = min(session["empty_kb"] or 0.0 for session in sessions)
         empty_cold_us = float(np.median([session["empty_cold"] or 0.0 for session in sessions])) * reference_us
         ratios = self._journal.ratios
+        adopted = {str(layer) for layer in self.adopted}
         entries = {}
         for layer in self._plan.layers:
             if layer in self.adopted:
@@ -316,9 +317,8 @@ class _Session:
             us = max(ratio.value * reference_us - empty_us, LEAST_US)
             cold_us = None if ratio.cold is None else round(max(ratio.cold * reference_us - empty_cold_us, us), 4)
             resident_kb = None if ratio.resident_kb is None else max(0.0, ratio.resident_kb - empty_kb)
-            half_width = (
-                ratio.half_width * ratio.value * reference_us / us
-            )  # the empty model's time is part of the ratio
+            # Of what is left when the empty model's time, which is part of the ratio, is taken off.
+            half_width = ratio.half_width * ratio.value * reference_us / us
             entries[layer] = Entry(round(us, 4), round(half_width, 4), cold_us, resident_kb)
         raw = LatencyTable(
             identity=self._identity,
@@ -334,7 +334,7 @@ class _Session:
                 "visits": sum(session["visits"] for session in sessions),
                 "interrupted": sum(session["interrupted"] for session in sessions),
                 "drifted": sum(session["drifted"] for session in sessions),
-                "unsettled": sum(ratio.half_width > HALF_WIDTH for ratio in ratios.values()),
+                "unsettled": sum(ratio.half_width > HALF_WIDTH for key, ratio in ratios.items() if key not in adopted),
                 "adopted": len(self.adopted),
                 "adopted_from": self.donor.name if self.donor else None,
             },
