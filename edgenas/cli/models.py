@@ -1,5 +1,6 @@
 """edgenas train, sign."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,6 @@ def train(
     \b
     Example: edgenas train shoes --pick knee
     """
-    import dataclasses
-
     from edgenas.workflow import faster_precision
     from edgenas.workflow import train as train_pick
 
@@ -69,28 +68,43 @@ def train(
             again=again,
             progress=progress,
         )
-    manifest, faster = bundle.manifest, faster_precision(bundle)
+    faster = faster_precision(bundle)
     if as_json:
-        accuracy = manifest.accuracy
-        print_json({"bundle": str(bundle.folder), "id": manifest.architecture.id, "precision": manifest.precision,
-                    "test_accuracy": accuracy.test, "test_interval": accuracy.test_interval,
-                    "balanced_accuracy": accuracy.balanced, "recall": accuracy.recall,
-                    "float_test_accuracy": accuracy.float_test, "float_test_interval": accuracy.float_test_interval,
-                    "test_candidates": accuracy.test_candidates, "model_bytes": manifest.model_bytes,
-                    "release": manifest.release, "signed_by": bundle.signed_by,
-                    "gates": [dataclasses.asdict(gate) for gate in manifest.gates],
-                    "repair": dataclasses.asdict(manifest.repair),
-                    "faster_precision": None if faster is None else dataclasses.asdict(faster)})  # fmt: skip
+        print_json(_answer(bundle, faster))
         return
     print_bundle(bundle)
     if faster is not None:
         low, high = faster.latency_interval_ms
-        command = f"edgenas train {study} --pick {manifest.study.candidate} --precision {faster.precision}"
+        command = f"edgenas train {study} --pick {bundle.manifest.study.candidate} --precision {faster.precision}"
         stdout.print(
             f"{faster.precision} is predicted to be faster on this device: {faster.latency_ms:.3f} ms ({low:.3f} to "
             f"{high:.3f}) by {faster.table}. Try: {command}",
             markup=False,
         )
+
+
+def _answer(bundle: Any, faster: Any) -> dict[str, Any]:
+    """What `train --json` says."""
+    manifest = bundle.manifest
+    accuracy = manifest.accuracy
+    return {
+        "bundle": str(bundle.folder),
+        "id": manifest.architecture.id,
+        "precision": manifest.precision,
+        "test_accuracy": accuracy.test,
+        "test_interval": accuracy.test_interval,
+        "test_candidates": accuracy.test_candidates,
+        "balanced_accuracy": accuracy.balanced,
+        "recall": accuracy.recall,
+        "float_test_accuracy": accuracy.float_test,
+        "float_test_interval": accuracy.float_test_interval,
+        "model_bytes": manifest.model_bytes,
+        "release": manifest.release,
+        "signed_by": bundle.signed_by,
+        "gates": [dataclasses.asdict(gate) for gate in manifest.gates],
+        "repair": dataclasses.asdict(manifest.repair),
+        "faster_precision": None if faster is None else dataclasses.asdict(faster),
+    }
 
 
 def print_bundle(bundle: Any) -> None:

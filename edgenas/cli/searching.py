@@ -48,11 +48,11 @@ def search(as_json: bool, dry_run: bool, **given: Any) -> None:
     Example: edgenas search --study shoes --data ./images --device pi --input 96x96x3 --space standard \\
                             --max-latency-ms 20 --trials 50
     """
-    from edgenas.strategy import load, prepare, run
+    from edgenas.strategy import load_inputs, prepare, run
 
     settings = _settings(given)
     if dry_run:
-        _show_dry_run(load(settings), as_json)
+        _show_dry_run(load_inputs(settings), as_json)
         return
     prepared = prepare(settings)
     _tell(prepared)
@@ -61,24 +61,24 @@ def search(as_json: bool, dry_run: bool, **given: Any) -> None:
     _show_front(prepared.settings, prepared.study, as_json)
 
 
-def _tell(needed: Any) -> None:
+def _tell(inputs: Any) -> None:
     """What is to be said of data and table before a search begins."""
-    left_out = [f"left out: {path}: {why}" for path, why in needed.dataset.left_out[:5]]
-    standing = str(_backing(needed.settings))
-    for note in (*needed.dataset.notes, *left_out, *filter(None, [standing])):
+    left_out = [f"left out: {path}: {why}" for path, why in inputs.dataset.left_out[:5]]
+    standing = str(_backing(inputs.settings))
+    for note in (*inputs.dataset.notes, *left_out, *filter(None, [standing])):
         stderr.print(note, markup=False)
 
 
-def _show_dry_run(needed: Any, as_json: bool) -> None:
+def _show_dry_run(inputs: Any, as_json: bool) -> None:
     from edgenas.strategy import StoredStudy, study_folder
 
-    _tell(needed)
-    settings = needed.settings
+    _tell(inputs)
+    settings = inputs.settings
     begun = study_folder(settings.study).is_dir()
     found = {
         "study": settings.study,
-        "data": repr(needed.dataset),
-        "splits": needed.splits.sizes(),
+        "data": repr(inputs.dataset),
+        "splits": inputs.splits.sizes(),
         "table": settings.table,
         "trials_done": StoredStudy(settings.study).counts()["complete"] if begun else 0,
         "trials": settings.trials,

@@ -96,7 +96,7 @@ class Accuracy:
     balanced: float
     recall: dict[str, float | None]
     acceptance: float
-    test_candidates: int = 1
+    test_candidates: int
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,7 @@ class _PhoneShipment(Shipment):
         """The switch; what cannot be read where it is live is taken back."""
         if self._there.live == self._release and _record_of(self._there, self._release) is not None:
             return
+        self._progress("making it live", 0, 1)
         self._switching = True
         self._releases.point(self._name, self._release)
         try:

@@ -129,7 +129,7 @@ def verify(
     Raises:
         CheckFailedError: a file or a signature that is not what it was, another release than the bundle's, or other
             answers than on the host.
-        DeviceError: unreachable, or too disturbed to measure.
+        DeviceError: unreachable, somebody else measures there, or too disturbed to measure.
         InputError: no model of that name is there.
     """
     check_name("model", name)

@@ -115,10 +115,8 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         progress("opening the test split", 0, 1)
         purpose = f"final accuracy of {request.folder.name}"
         test = splits.test.open(ledger, purpose, request.study, request.candidate, again=request.again)
-        accuracy = _accuracy(request, made.content, measure(made.model, dataset, test)["accuracy"], test)
-        candidates = splits.test.candidates(ledger, request.study)
-        accuracy = dataclasses.replace(accuracy, test_candidates=candidates)
-        beside = made.float32 if request.with_float32 and request.precision == "int8" else None
+        accuracy = _accuracy(request, made, test, splits.test.candidates(ledger, request.study))
+        beside = _beside(request, made)
         samples = _samples(made.content, beside, request) if request.samples else None
         manifest = _manifest(request, made, accuracy, passed)
         bundle = Bundle.write(
@@ -194,16 +192,23 @@ def _gates(request: FinalTraining, made: Files) -> list[Gate]:
     if request.precision == "int8":
         found.append(gates.quantisation(*(right(file, dataset, images) for file in (made.reference, content))))
     predicted = _predict(request.architecture, request.precision, request.table)
+    shipped = [content, *filter(None, [_beside(request, made)])]
     return [
         *found,
-        gates.builtin_operators(content, *([made.float32] if request.with_float32 else [])),
+        gates.builtin_operators(*shipped),
         gates.raw_pixels(content, request.precision),
         gates.limits(request.limits, predicted, len(content) / 1024),
     ]
 
 
-def _accuracy(request: FinalTraining, content: bytes, float_test: float, test: Indices) -> Accuracy:
-    dataset = request.dataset
+def _beside(request: FinalTraining, made: Files) -> bytes | None:
+    """The float32 file that goes into the bundle of an int8 one, where it is asked for."""
+    return made.float32 if request.with_float32 and request.precision == "int8" else None
+
+
+def _accuracy(request: FinalTraining, made: Files, test: Indices, candidates: int) -> Accuracy:
+    dataset, content = request.dataset, made.content
+    float_test = measure(made.model, dataset, test)["accuracy"]
     found = metrics(dataset.y[test], outputs(content, dataset, test).argmax(axis=1), dataset.classes)
     return Accuracy(
         float_test=float_test,
@@ -213,6 +218,7 @@ def _accuracy(request: FinalTraining, content: bytes, float_test: float, test: I
         balanced=found["balanced_accuracy"],
         recall=dict(zip(dataset.labels, found["recall"], strict=True)),
         acceptance=float(right(content, dataset, request.splits.acceptance).mean()),
+        test_candidates=candidates,
     )
 
 

@@ -115,6 +115,7 @@ class _SshProcess:
             self._channel.exec_command(shlex.join(["sh", "-c", _START, "sh", *argv]))
 
     def send(self, data: bytes) -> None:
+        # Not `sendall`: its timeout is the channel's, which whoever receives in another thread sets as well.
         deadline = time.monotonic() + 60  # a process that does not read for a minute
         rest = memoryview(data)
         with self._link.border():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,12 @@ def fine_tune(
     network.optimizer = optimizer_of(gentle, epochs * steps_of(indices, recipe))
     network.optimizer.build(network.trainable_variables)
     changing = [*network.variables, *network.optimizer.variables]
-    folder, first = last_epoch(checkpoint)
-    if folder is not None:
-        with np.load(folder / STATE, allow_pickle=False) as arrays:
-            for index, variable in enumerate(changing):
-                variable.assign(arrays[f"arr_{index}"])
     run_epochs(
         network,
         dataset,
         indices,
         gentle,
-        range(first, epochs),
+        range(_restore(checkpoint, changing), epochs),
         seed,
         name="the network for int8",
         save=lambda done: save_epoch(
@@ -89,3 +85,13 @@ def fine_tune(
         on_epoch=on_epoch,
     )
     return network.model
+
+
+def _restore(checkpoint: Path | None, changing: Sequence[Any]) -> int:
+    """Give variables the values of the last whole epoch; how many epochs there were."""
+    folder, done = last_epoch(checkpoint)
+    if folder is not None:
+        with np.load(folder / STATE, allow_pickle=False) as arrays:
+            for index, variable in enumerate(changing):
+                variable.assign(arrays[f"arr_{index}"])
+    return done

@@ -17,7 +17,7 @@ from edgenas.strategy.study import Study, TrialReport
 
 
 @dataclasses.dataclass(frozen=True)
-class Needed:
+class Inputs:
     """All that a study needs, loaded.
 
     Attributes:
@@ -37,7 +37,7 @@ class Needed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared(Needed):
+class Prepared(Inputs):
     """A study that was begun, and all that it needs.
 
     Attributes:
@@ -51,15 +51,14 @@ def prepare(settings: Settings) -> Prepared:
     """Load what a study needs; begin it, or check that it was begun with the same settings, data and table.
 
     Raises:
-        InputError: as in `load`.
+        InputError: as in `load_inputs`.
     """
-    needed = load(settings)
-    begin(needed.settings)
-    study = Study(needed.settings, needed.free.space, needed.free)
-    return Prepared(**{field.name: getattr(needed, field.name) for field in dataclasses.fields(needed)}, study=study)
+    inputs = load_inputs(settings)
+    begin(inputs.settings)
+    return Prepared(**vars(inputs), study=Study(inputs.settings, inputs.free.space, inputs.free))
 
 
-def load(settings: Settings) -> Needed:
+def load_inputs(settings: Settings) -> Inputs:
     """Load what a study needs, and write nothing.
 
     Raises:
@@ -85,7 +84,7 @@ def load(settings: Settings) -> Needed:
     free = FreeObjectives(space, table, settings.precision, settings.limits)
     free.anchor  # noqa: B018  raises where no network keeps the limits
     refuse_other(settings)
-    return Needed(settings, dataset, split(dataset, settings.seed), table, device, free)
+    return Inputs(settings, dataset, split(dataset, settings.seed), table, device, free)
 
 
 def search(settings: Settings, on_trial: Callable[[TrialReport], None] | None = None) -> Front:

@@ -1,6 +1,7 @@
 """From a study's pick to a bundle, and from a bundle to a device."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.finding import find_table, mismatch
 from edgenas.model import Precision
 from edgenas.space import MobileSpace
-from edgenas.strategy import Prepared, reopen
+from edgenas.strategy import Point, Prepared, reopen
 
 
 def train(
@@ -54,34 +55,18 @@ def train(
         CheckFailedError: gates failed, or the test split was opened for another point before.
     """
     prepared = reopen(study)
-    settings = prepared.settings
-    point = prepared.study.front.pick(pick)
-    name = point.id if precision in (None, settings.precision) else f"{point.id}-{precision}"
-    folder = prepared.study.folder / "bundles" / name
-    packed = folder.with_name(folder.name + SUFFIX)
-    if (folder / "manifest.json").is_file():
-        bundle = Bundle.load(folder)
+    settings, point = prepared.settings, prepared.study.front.pick(pick)
+    request = _of_study(prepared, point, precision or settings.precision)
+    packed = request.folder.with_name(request.folder.name + SUFFIX)
+    if (request.folder / "manifest.json").is_file():
+        bundle = Bundle.load(request.folder)
         _refuse_other_wishes(bundle, samples, epochs, key, with_float32)
         if not packed.is_file():
             bundle.pack(packed)
         return bundle
-    table_name, table = _table_of(prepared, precision or settings.precision)
-    limits = {n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")}
-    request = FinalTraining(
-        architecture=point.architecture,
-        precision=precision or settings.precision,
-        dataset=prepared.dataset,
-        splits=prepared.splits,
-        recipe=settings.final.recipe,
-        epochs=epochs or settings.final.epochs,
-        seed=settings.seed,
-        study=settings.study,
-        candidate=point.id,
-        folder=folder,
-        checkpoint=prepared.study.folder / "checkpoints" / name,
-        table=table,
-        table_name=table_name,
-        limits=limits,
+    request = dataclasses.replace(
+        request,
+        epochs=epochs or request.epochs,
         samples=samples,
         key=key,
         with_float32=with_float32,
@@ -91,6 +76,29 @@ def train(
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
     bundle.pack(packed)
     return bundle
+
+
+def _of_study(prepared: Prepared, point: Point, precision: Precision) -> FinalTraining:
+    """The final training of a point as its study says."""
+    settings, folder = prepared.settings, prepared.study.folder
+    name = point.id if precision == settings.precision else f"{point.id}-{precision}"
+    table_name, table = _table_of(prepared, precision)
+    return FinalTraining(
+        architecture=point.architecture,
+        precision=precision,
+        dataset=prepared.dataset,
+        splits=prepared.splits,
+        recipe=settings.final.recipe,
+        epochs=settings.final.epochs,
+        seed=settings.seed,
+        study=settings.study,
+        candidate=point.id,
+        folder=folder / "bundles" / name,
+        checkpoint=folder / "checkpoints" / name,
+        table=table,
+        table_name=table_name,
+        limits={n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")},
+    )
 
 
 def _refuse_other_wishes(
@@ -111,8 +119,8 @@ def _refuse_other_wishes(
         )
     if key is not None and bundle.signed_by != key.public.id:
         raise InputError(
-            f"The bundle {bundle.folder} is there already, and the key {key.public.id} has not signed it. It does that "
-            f"with: edgenas sign {bundle.folder}"
+            f"The bundle {bundle.folder} is there already, and your key {key.public.name!r} has not signed it. It does "
+            f"that with: edgenas sign {bundle.folder} --key {key.public.name}"
         )
 
 
@@ -172,8 +180,10 @@ def ship_to_fleet(
 
 
 def _own_table(bundle: Bundle, device: Device, precision: str | None = None) -> LatencyTable | None:
-    """The table of a device that knows the bundle's network: the one that it rests on, or else the only one of as many
-    threads."""
+    """The table of a device that knows the bundle's network: the one that it rests on, or else the only one.
+
+    It is of as many threads as the bundle was made for.
+    """
     precision, used = precision or bundle.manifest.precision, bundle.manifest.table
     threads = 1 if used is None else used.identity.threads
     found = {}

@@ -76,6 +76,10 @@ def measure_file(
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 connection.run(["rm", "-rf", folder])
+    return _summary(answer)
+
+
+def _summary(answer: dict[str, Any]) -> dict[str, Any]:
     times = np.array(answer["times_us"], dtype=float) / 1000
     return {
         "latency_ms": {

@@ -105,15 +105,18 @@ def profile(
         devices=[device.name for device in stayed],
         left_out=session.left_out,
     )
-    made = []
-    for device in stayed:
-        name = table_name(device, space, precision, threads)
-        own = dataclasses.replace(table, identity=dataclasses.replace(identity, device=device.name))
-        own.save(Path("latency_tables") / f"{name}.json")
-        Ledger(Path(".edgenas") / "ledger.jsonl").append("profiled", table=name, **table.provenance)
-        made.append(own)
+    made = [_save(table, device, space) for device in stayed]
     shutil.rmtree(folder, ignore_errors=True)
     return made[0]
+
+
+def _save(table: LatencyTable, device: Device, space: MobileSpace) -> LatencyTable:
+    """The table as one of the devices' own, saved."""
+    name = table_name(device, space, table.precision, table.identity.threads)
+    own = dataclasses.replace(table, identity=dataclasses.replace(table.identity, device=device.name))
+    own.save(Path("latency_tables") / f"{name}.json")
+    Ledger(Path(".edgenas") / "ledger.jsonl").append("profiled", table=name, **table.provenance)
+    return own
 
 
 class _Session:
