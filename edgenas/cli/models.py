@@ -16,7 +16,11 @@ GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", 
 @click.argument("study")
 @click.option("--pick", default="knee", show_default=True, help="best, knee, or the id of a point of the front.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the study's own number.")
-@click.option("--precision", type=click.Choice(["float32", "int8"]), help="Instead of the study's own.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8", "mixed"]),
+    help="Instead of the study's own. mixed: int8, but float32 for the layers that the device runs faster so.",
+)
 @click.option(
     "--allow",
     multiple=True,
@@ -74,13 +78,23 @@ def train(
         return
     print_bundle(bundle)
     if faster is not None:
+        stdout.print(_advice(study, bundle, faster), markup=False)
+
+
+def _advice(study: str, bundle: Any, faster: Any) -> str:
+    """That another precision is faster, and what to type."""
+    command = f"edgenas train {study} --pick {bundle.manifest.study.candidate} --precision {faster.precision}"
+    if faster.latency_interval_ms is not None:
         low, high = faster.latency_interval_ms
-        command = f"edgenas train {study} --pick {bundle.manifest.study.candidate} --precision {faster.precision}"
-        stdout.print(
-            f"{faster.precision} is predicted to be faster on this device: {faster.latency_ms:.3f} ms ({low:.3f} to "
-            f"{high:.3f}) by {faster.table}. Try: {command}",
-            markup=False,
-        )
+        backed = f"({low:.3f} to {high:.3f}) by {faster.table}"
+    else:
+        backed = f"by {faster.table} and the table of this bundle (no certificate is for two precisions)"
+        if bundle.manifest.limits.get("max_latency_ms") is not None:
+            command += " --allow limits"
+    return (
+        f"{faster.precision} is predicted to be faster on this device: {faster.latency_ms:.3f} ms {backed}. "
+        f"Try: {command}"
+    )
 
 
 def _answer(bundle: Any, faster: Any) -> dict[str, Any]:
@@ -91,6 +105,7 @@ def _answer(bundle: Any, faster: Any) -> dict[str, Any]:
         "bundle": str(bundle.folder),
         "id": manifest.architecture.id,
         "precision": manifest.precision,
+        "float_layers": manifest.float_layers,
         "test_accuracy": accuracy.test,
         "test_interval": accuracy.test_interval,
         "test_candidates": accuracy.test_candidates,
@@ -116,7 +131,7 @@ def print_bundle(bundle: Any) -> None:
     pairs = {
         "bundle": bundle.folder,
         "release": f"{manifest.release}, {_signed(bundle)}",
-        "network": f"{manifest.architecture.id}, {manifest.precision}",
+        "network": f"{manifest.architecture.id}, {manifest.precision}{_float_layers(manifest)}",
         "test accuracy": f"{accuracy.test:.2%} (95%: {low:.2%} to {high:.2%}) of the .tflite file, "
         f"{accuracy.float_test:.2%} ({float_low:.2%} to {float_high:.2%}) before conversion"
         + (
@@ -126,11 +141,12 @@ def print_bundle(bundle: Any) -> None:
             f"{label} {'-' if share is None else f'{share:.0%}'}" for label, share in accuracy.recall.items()
         ),
     }
-    if predicted.latency_ms is not None and predicted.latency_interval_ms is not None:
-        low, high = predicted.latency_interval_ms
+    if predicted.latency_ms is not None:
+        ends = predicted.latency_interval_ms
         pairs["predicted"] = (
-            f"{predicted.latency_ms:.3f} ms ({low:.3f} to {high:.3f}), {predicted.peak_memory_kb:.0f} kB; the file has "
-            f"{manifest.model_bytes / 1024:.0f} kB" + (f"; NO PROMISE: {predicted.doubt}" if predicted.doubt else "")
+            f"{predicted.latency_ms:.3f} ms{f' ({ends[0]:.3f} to {ends[1]:.3f})' if ends else ''}, "
+            f"{predicted.peak_memory_kb:.0f} kB; the file has {manifest.model_bytes / 1024:.0f} kB"
+            + (f"; NO PROMISE: {predicted.doubt}" if predicted.doubt else "")
         )
     repair = manifest.repair
     if repair.loss_before is not None and repair.loss_after is not None:
@@ -143,6 +159,14 @@ def print_bundle(bundle: Any) -> None:
         state = "passed" if gate.passed else "FAILED, ALLOWED"
         pairs[f"gate {gate.name}"] = f"{state}: {gate.detail}"
     print_pairs(pairs)
+
+
+def _float_layers(manifest: Any) -> str:
+    """Which layers of a mixed network are in float32."""
+    if not manifest.float_layers:
+        return ""
+    tokens = manifest.architecture.notation.split()
+    return f": float32 for {', '.join(tokens[layer] for layer in manifest.float_layers)}"
 
 
 def _signed(bundle: Any) -> str:

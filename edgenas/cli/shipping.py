@@ -16,7 +16,7 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError
 @click.argument("device", required=False)
 @click.option("--as", "name", required=True, help="The model's name on the device.")
 @click.option("--table", help="The latency table to hold the device to.")
-@click.option("--precision", type=click.Choice(["float32", "int8"]), help="Which of the bundle's models.")
+@click.option("--precision", type=click.Choice(["float32", "int8", "mixed"]), help="Which of the bundle's models.")
 @click.option("--to", "pattern", help="Instead of DEVICE: all whose names match, such as 'pi-*', or 'pi-1,pi-2'.")
 @click.option("--canary", type=click.IntRange(0), default=1, show_default=True, help="So many of them first.")
 @click.option("--wave", type=click.IntRange(1), default=4, show_default=True, help="Then so many at a time.")

@@ -49,7 +49,8 @@ class Samples:
 @dataclass(frozen=True)
 class Bundle:
     """A folder with `model.tflite`, `labels.txt`, `samples.npz` (unless the data are private), `manifest.json`, and
-    `manifest.sig` where it is signed. Beside an int8 model the same network may be there as `model_float32.tflite`.
+    `manifest.sig` where it is signed. Beside an int8 or mixed model the same network may be there as
+    `model_float32.tflite`.
 
     Attributes:
         folder: where it is.

@@ -107,7 +107,7 @@ def _readme(bundle: Bundle, name: str, metadata: Metadata | None) -> str:
     preprocessing = bundle.manifest.preprocessing
     height, width, channels = preprocessing.input_shape
     policy = check_policy(preprocessing.policy)
-    pixels = "one byte a channel" if bundle.manifest.precision == "int8" else "one float32 a channel"
+    pixels = "one float32 a channel" if bundle.manifest.precision == "float32" else "one byte a channel"
     colour = "red, green, blue" if channels == 3 else "grey, 0.299 R + 0.587 G + 0.114 B"
     told = "" if metadata is None else "The model carries TFLite metadata, so Android's own tools know all this too. "
     return f"""# {name}: assets for an Android app

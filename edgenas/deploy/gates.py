@@ -130,7 +130,8 @@ def limits(asked: Mapping[str, float | None], predicted: Predicted, size_kb: flo
         value = found[name]
         if value is None:
             passed = False
-            told.append(f"{name}: at most {most:g}, but no certified table tells what it will be")
+            why = f" ({predicted.doubt})" if predicted.doubt else ""
+            told.append(f"{name}: at most {most:g}, but no certified table tells what it will be{why}")
             continue
         figures |= {name: value, limit: most}
         passed = passed and value <= most

@@ -11,7 +11,7 @@ from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
-FORMAT = 4
+FORMAT = 5
 FILE = "manifest.json"
 
 
@@ -139,6 +139,8 @@ class Manifest:
     """All that a bundle's `manifest.json` holds.
 
     Attributes:
+        precision: of `model.tflite`: "float32", "int8", or "mixed": int8 but for `float_layers`.
+        float_layers: numbers of the network's layers that stay in float32.
         gates: what each found; all were run before the test split was opened.
         repair: of an int8 network.
         release: its number; on a device a release is never followed by an older one. See `new_release`.
@@ -151,6 +153,7 @@ class Manifest:
 
     architecture: Network
     precision: str
+    float_layers: tuple[int, ...]
     preprocessing: Preprocessing
     study: Study
     table: TableUsed | None

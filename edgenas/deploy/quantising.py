@@ -41,11 +41,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Material:
-    """What a repair may use.
+    """What an int8 file is made from, and what a repair may use.
 
     Attributes:
         dataset, splits: it trains on train and validation and chooses on selection.
         recipe, seed: of the training before.
+        float_layers: numbers of the network's layers that stay in float32.
         checkpoint: a folder to go on from after a break.
     """
 
@@ -53,7 +54,12 @@ class Material:
     splits: Splits
     recipe: Recipe
     seed: int
+    float_layers: tuple[int, ...] = ()
     checkpoint: Path | None = None
+
+    def int8(self, model: Any) -> bytes:
+        """The int8 file of a trained network."""
+        return convert(model, "int8", self.calibration, self.float_layers)
 
     @property
     def train_on(self) -> Indices:
@@ -80,7 +86,7 @@ def make_files(model: Any, precision: Precision, material: Material, *, on_epoch
     float32 = convert(model, "float32")
     if precision == "float32":
         return Files(model, float32, float32, float32, Repair())
-    plain = Files(model, float32, convert(model, "int8", material.calibration), float32, Repair())
+    plain = Files(model, float32, material.int8(model), float32, Repair())
     dataset, splits = material.dataset, material.splits
     loss = _loss(plain, dataset, splits.selection)
     if loss <= MOST_LOSS:
@@ -104,8 +110,7 @@ def _fine_tuned(files: Files, material: Material, on_epoch: OnEpoch | None) -> F
         checkpoint=material.checkpoint,
         on_epoch=on_epoch,
     )
-    content = convert(model, "int8", material.calibration)
-    return dataclasses.replace(files, model=model, float32=convert(model, "float32"), content=content)
+    return dataclasses.replace(files, model=model, float32=convert(model, "float32"), content=material.int8(model))
 
 
 def _loss(files: Files, dataset: Dataset, images: Indices) -> float:

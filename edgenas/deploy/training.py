@@ -37,7 +37,8 @@ from edgenas.evaluation.recipe import Recipe
 from edgenas.evaluation.training import Indices, OnEpoch, measure, predict, prepare_tensorflow, train
 from edgenas.latency import memory
 from edgenas.latency.profiling.bench import Progress, no_progress
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table import LatencyTable, mixed
+from edgenas.latency.table.mixed import MIXED, Mix
 from edgenas.ledger import Ledger
 from edgenas.model import Precision, converter_version
 
@@ -51,12 +52,13 @@ class FinalTraining:
 
     Attributes:
         architecture, precision: the network, "float32" or "int8".
+        mix: which layers of an int8 network stay in float32; None: it is int8 throughout.
         dataset, splits: trained on train and validation; gates on acceptance; the test split is opened once.
         recipe, epochs, seed: how it is trained; the seed is the study's.
         study, candidate: the study's name and the network's id there.
         folder: of the bundle to write.
         checkpoint: a folder to go on from after a break; removed when the bundle is written.
-        table, table_name: what the choice rests on; None where latency played no part.
+        table, table_name: what the choice rests on; None where latency played no part. With a mix, the int8 one.
         limits: of the study, by name ("max_latency_ms" and so on).
         samples: whether acceptance images go into the bundle; False where data are private.
         key: signs the bundle; None: it stays unsigned.
@@ -76,6 +78,7 @@ class FinalTraining:
     candidate: str
     folder: Path
     checkpoint: Path
+    mix: Mix | None = None
     table: LatencyTable | None = None
     table_name: str | None = None
     limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
@@ -84,6 +87,16 @@ class FinalTraining:
     with_float32: bool = False
     allow: tuple[str, ...] = ()
     again: bool = False
+
+    @property
+    def float_layers(self) -> tuple[int, ...]:
+        """Numbers of an int8 network's layers that stay in float32."""
+        return self.mix.float_layers if self.mix else ()
+
+    @property
+    def file_precision(self) -> str:
+        """The precision of the file to deploy: "float32", "int8" or "mixed"."""
+        return MIXED if self.mix else self.precision
 
 
 def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress = no_progress) -> Bundle:
@@ -163,7 +176,7 @@ def _noting(request: FinalTraining, ledger: Ledger, event: str, told: Callable[[
 
 def _material(request: FinalTraining) -> Material:
     checkpoint = request.checkpoint / "fine-tuning"
-    return Material(request.dataset, request.splits, request.recipe, request.seed, checkpoint)
+    return Material(request.dataset, request.splits, request.recipe, request.seed, request.float_layers, checkpoint)
 
 
 def _begin_checkpoint(request: FinalTraining) -> None:
@@ -191,7 +204,7 @@ def _gates(request: FinalTraining, made: Files) -> list[Gate]:
     found = [gates.float_conversion(trained, outputs(made.float32, dataset, images))]
     if request.precision == "int8":
         found.append(gates.quantisation(*(right(file, dataset, images) for file in (made.reference, content))))
-    predicted = _predict(request.architecture, request.precision, request.table)
+    predicted = _predict(request)
     shipped = [content, *filter(None, [_beside(request, made)])]
     return [
         *found,
@@ -226,7 +239,7 @@ def _described(request: FinalTraining, made: Files) -> Files:
     """The files with what they say of themselves in them: what is tested is what ships."""
     labels, policy = request.dataset.labels, request.dataset.policy
     about = request.study, request.architecture
-    content = described(made.content, *about, request.precision, labels, policy)
+    content = described(made.content, *about, request.file_precision, labels, policy)
     return dataclasses.replace(
         made, content=content, float32=described(made.float32, *about, "float32", labels, policy)
     )
@@ -247,11 +260,12 @@ def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: t
     architecture, table = request.architecture, request.table
     return Manifest(
         architecture=Network(str(architecture), architecture.id, architecture.classes),
-        precision=request.precision,
+        precision=request.file_precision,
+        float_layers=request.float_layers,
         preprocessing=Preprocessing(request.dataset.input_shape, request.dataset.policy),
         study=Study(request.study, request.seed, request.candidate),
         table=None if table is None else TableUsed(request.table_name or "", table.source, table.identity),
-        predicted=_predict(architecture, request.precision, table),
+        predicted=_predict(request),
         limits=dict(request.limits),
         accuracy=accuracy,
         gates=passed,
@@ -270,17 +284,28 @@ def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: t
     )
 
 
-def _predict(architecture: Architecture, precision: Precision, table: LatencyTable | None) -> Predicted:
+def _predict(request: FinalTraining) -> Predicted:
+    architecture, table = request.architecture, request.table
     latency_ms: float | None = None
     interval: tuple[float, float] | None = None
-    if table is not None:
-        latency_ms = float(table.estimate_ms([architecture])[0])
-        try:
-            low, high = table.interval_ms([architecture], COVERAGE)
-            interval = float(low[0]), float(high[0])
-        except InputError:  # no certificate, no promise
-            interval = None
-    arena_kb, model_kb = (float(f([architecture], precision)[0]) for f in (memory.arena_kb, memory.model_kb))
     doubt = "no latency table was given" if table is None else table.doubt
+    if request.mix is not None:
+        latency_ms, doubt = request.mix.latency_ms, mixed.DOUBT
+        arena_kb, model_kb = memory.mixed_memory_kb(architecture, request.float_layers)
+    else:
+        arena_kb, model_kb = (
+            float(f([architecture], request.precision)[0]) for f in (memory.arena_kb, memory.model_kb)
+        )
+        if table is not None:
+            latency_ms = float(table.estimate_ms([architecture])[0])
+            interval = _interval(table, architecture)
     coverage = COVERAGE if interval else None
     return Predicted(latency_ms, interval, coverage, doubt, arena_kb, model_kb, arena_kb + model_kb)
+
+
+def _interval(table: LatencyTable, architecture: Architecture) -> tuple[float, float] | None:
+    try:
+        low, high = table.interval_ms([architecture], COVERAGE)
+    except InputError:  # no certificate, no promise
+        return None
+    return float(low[0]), float(high[0])

@@ -43,6 +43,17 @@ def peak_memory_kb(architectures: Sequence[Architecture], precision: str) -> Val
     return arena_kb(architectures, precision) + model_kb(architectures, precision)
 
 
+def mixed_memory_kb(network: Architecture, float_layers: Sequence[int]) -> tuple[float, float]:
+    """(arena, file) of an int8 network some of whose layers stay in float32, kB; see `arena_kb` and `model_kb`.
+
+    The arena is that of the whole network in float32, which is no less: where the precision changes, a value is there
+    with 1 + 4 bytes, but what a layer reads and writes has 4 + 4.
+    """
+    layers = network.layers()
+    more = sum(_file_bytes(layers[i], "float32") - _file_bytes(layers[i], "int8") for i in float_layers)
+    return float(arena_kb([network], "float32")[0]), float(model_kb([network], "int8")[0]) + more / 1024
+
+
 def memory_of_codes(space: MobileSpace, codes: Codes, precision: str) -> dict[str, Values]:
     """The three figures of many networks at once, as `arena_kb`, `model_kb` and `peak_memory_kb` give them.
 

@@ -1,7 +1,9 @@
 """Keras models of architectures: one builder a kind of block."""
 
 import functools
-from collections.abc import Sequence
+import re
+import string
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgenas.architecture import Architecture, Block, Conv, Dense, Head, Input, Layer, MBConv
@@ -22,22 +24,58 @@ def build_model(architecture: Architecture) -> Any:
     for index, node in enumerate(architecture.nodes):
         sources = [outputs[source] for source in architecture.sources(index)] if index else [inputs]
         outputs.append(_build(node.block, sources))
-    return short_names(keras.Model(inputs, outputs[-1]))
+    return _named(keras.Model(inputs, outputs[-1]), outputs)
 
 
 def build_layer_model(layer: Layer) -> Any:
     """The Keras model of one layer alone, for measuring."""
     keras = keras_on_tensorflow()
     inputs = [keras.Input(shape) for shape in layer.input_shapes]
-    return short_names(keras.Model(inputs, _build(layer.block, inputs)))
+    outputs = _build(layer.block, inputs)
+    return _named(keras.Model(inputs, outputs), [outputs])
 
 
-def short_names(model: Any) -> Any:
-    """Names go into the `.tflite` file: Keras' own are long, and count what the process has built before."""
+def node_of(name: str) -> int | None:
+    """The node of the architecture that a tensor of a converted model belongs to, by its name; None where that does not
+    say."""
+    found = re.search(r"/l(\d+)[a-z]", name)
+    return int(found[1]) if found else None
+
+
+def _named(model: Any, ends: Sequence[Tensor]) -> Any:
+    """Name each layer by the node that it is part of, "l" its number and a letter.
+
+    Names go into the `.tflite` file: Keras' own are long, and count what the process has built before.
+
+    Args:
+        model: whole.
+        ends: each node's output; a node's layers are those behind it that no node before has.
+    """
     model.name = "m"
-    for index, layer in enumerate(model.layers):
-        layer.name = f"l{index:03}"
+    makers = {id(layer.output): layer for layer in model.layers if not is_input(layer)}
+
+    def behind(tensor: Tensor) -> Iterator[Any]:
+        if (layer := makers.pop(id(tensor), None)) is not None:
+            for taken in inputs_of(layer):
+                yield from behind(taken)
+            yield layer
+
+    for index, layer in enumerate(filter(is_input, model.layers)):
+        layer.name = f"i{index}"
+    for node, end in enumerate(ends):
+        for position, layer in enumerate(behind(end)):
+            layer.name = f"l{node:02}{string.ascii_lowercase[position]}"
     return model
+
+
+def is_input(layer: Any) -> bool:
+    """Whether a Keras layer is where a model takes its input."""
+    return isinstance(layer, keras_on_tensorflow().layers.InputLayer)
+
+
+def inputs_of(layer: Any) -> list[Tensor]:
+    """The tensors that a Keras layer takes."""
+    return list(layer.input) if isinstance(layer.input, list) else [layer.input]
 
 
 @functools.singledispatch

@@ -5,6 +5,7 @@ TensorFlow has announced that `tf.lite` will leave its wheels; what replaces it 
 
 import contextlib
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from edgenas.architecture import Architecture, Input, Layer
 from edgenas.errors import CheckFailedError, EdgeNASError
-from edgenas.model.builder import build_layer_model, build_model
+from edgenas.model.builder import build_layer_model, build_model, node_of
 from edgenas.model.quiet import keras_on_tensorflow, quiet
 
 Precision = Literal["float32", "int8"]
@@ -45,7 +46,9 @@ def converter_version() -> str:
     raise EdgeNASError("TensorFlow is not installed: pip install edgenas brings it.")
 
 
-def convert(model: Any, precision: Precision, calibration: Images | None = None) -> bytes:
+def convert(
+    model: Any, precision: Precision, calibration: Images | None = None, float_layers: Sequence[int] = ()
+) -> bytes:
     """The `.tflite` file of a whole Keras model: raw pixels in, builtin operators only, batch 1.
 
     Args:
@@ -67,7 +70,7 @@ def convert(model: Any, precision: Precision, calibration: Images | None = None)
         ends = np.repeat(calibration[:1].astype(np.float32), 2, axis=0)
         ends[:, 0, 0] = [[0], [255]]
         samples = [[image[None]] for image in (*ends, *calibration.astype(np.float32))]
-        content = _convert(model, [shape], samples, "uint8")
+        content = _convert(model, [shape], samples, "uint8", float_layers)
     check_input(content, precision)
     weights = sum(int(np.prod(weight.shape)) for weight in model.weights if "kernel" in weight.path)
     if len(content) < weights * (4 if precision == "float32" else 1):
@@ -119,6 +122,7 @@ def _convert(
     shapes: Any,
     samples: list[list[Images]] | None,
     int8_input: str = "int8",
+    float_layers: Sequence[int] = (),
 ) -> bytes:
     keras_on_tensorflow()
     import tensorflow as tf
@@ -133,11 +137,47 @@ def _convert(
     if samples is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: iter(samples)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        if not float_layers:
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8 if int8_input == "uint8" else tf.int8
         converter.inference_output_type = converter.inference_input_type
     with quiet():
-        return bytes(converter.convert())
+        return _leaving(converter, float_layers) if float_layers else bytes(converter.convert())
+
+
+def _leaving(converter: Any, float_layers: Sequence[int]) -> bytes:
+    """Convert to int8 but for some nodes: TensorFlow's selective quantisation.
+
+    Its public way, `tf.lite.experimental.QuantizationDebugger`, makes files with float32 inputs only.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    converter._experimental_calibrate_only = True
+    calibrated = bytes(converter.convert())
+    left = [name for name in _made(calibrated, schema.TensorType.FLOAT32) if node_of(name) in float_layers]
+    content = bytes(
+        mlir_quantize(
+            calibrated,
+            input_data_type=converter.inference_input_type,
+            output_data_type=converter.inference_output_type,
+            denylisted_nodes=left,
+        )
+    )
+    found = {node_of(name) for name in _made(content, schema.TensorType.FLOAT32)}
+    if missed := set(float_layers) - found:
+        raise CheckFailedError(f"The converter was asked to leave layers {sorted(missed)} in float32, and did not.")
+    return content
+
+
+def _made(content: bytes, kind: int) -> list[str]:
+    """Names of the tensors of a type that a file's operators write."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+    operators = map(graph.Operators, range(graph.OperatorsLength()))
+    tensors = [graph.Tensors(number) for operator in operators for number in operator.OutputsAsNumpy()]
+    return [tensor.Name().decode() for tensor in tensors if tensor.Type() == kind]
 
 
 def input_of(content: bytes) -> TensorInfo:

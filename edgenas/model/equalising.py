@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgenas.model.builder import inputs_of
 from edgenas.model.folding import has_kernel
 from edgenas.model.quiet import keras_on_tensorflow
 
@@ -60,7 +61,7 @@ def _pairs(model: Any) -> list[tuple[Any, Any, Any]]:
     keras = keras_on_tensorflow()
     readers: dict[int, list[Any]] = {}
     for layer in model.layers:
-        for tensor in layer.input if isinstance(layer.input, list) else [layer.input]:
+        for tensor in inputs_of(layer):
             readers.setdefault(id(tensor), []).append(layer)
     found = []
     for layer in model.layers:

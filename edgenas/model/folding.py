@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from edgenas.model.builder import short_names
 from edgenas.model.quiet import keras_on_tensorflow
 
 
@@ -10,7 +9,8 @@ def fold(model: Any) -> Any:
     """A Keras model that computes the same as a trained one, without batch normalisation.
 
     Each convolution has the kernel and the bias that the converter would make of it and its normalisation, and each
-    sigmoid is a layer of its own, as it is an operator of its own on a device. It converts to the same operators.
+    sigmoid is a layer of its own, as it is an operator of its own on a device. It converts to the same operators, and
+    its layers have the same names.
 
     Args:
         model: from `build_model`; it is not changed.
@@ -35,7 +35,7 @@ def fold(model: Any) -> Any:
             made[id(layer.output)] = x
         else:
             made[id(layer.output)] = type(layer).from_config(layer.get_config())(x)
-    return short_names(keras_on_tensorflow().Model(inputs, made[id(model.outputs[0])]))
+    return keras_on_tensorflow().Model(inputs, made[id(model.outputs[0])], name=model.name)
 
 
 def has_kernel(layer: Any) -> bool:
@@ -62,4 +62,4 @@ def _folded(layer: Any, normalisation: Any, x: Any) -> Any:
         kernel = kernel * (factor[:, None] if depthwise else factor)
         bias = (bias - mean) * factor + beta
     copy.set_weights([kernel, bias])
-    return keras.layers.Activation("sigmoid")(outputs) if gated else outputs
+    return keras.layers.Activation("sigmoid", name=f"{layer.name}s")(outputs) if gated else outputs

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, FinalTraining, Shipped, ship, train_bundle
@@ -15,9 +16,12 @@ from edgenas.errors import EdgeNASError, InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.finding import find_table, mismatch
+from edgenas.latency.table.mixed import MIXED, Mix, fastest_mix
 from edgenas.model import Precision
 from edgenas.space import MobileSpace
 from edgenas.strategy import Point, Prepared, reopen
+
+FilePrecision = Literal["float32", "int8", "mixed"]
 
 
 def train(
@@ -27,7 +31,7 @@ def train(
     samples: bool = True,
     epochs: int | None = None,
     key: SigningKey | None = None,
-    precision: Precision | None = None,
+    precision: FilePrecision | None = None,
     allow: Sequence[str] = (),
     with_float32: bool = False,
     again: bool = False,
@@ -45,13 +49,15 @@ def train(
         epochs: passes over the data; the study's own number if None.
         key: signs the bundle.
         with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
-        precision: another one than the study's; its latency is predicted where a table for it is there.
+        precision: another one than the study's; its latency is predicted where a table for it is there. "mixed": int8,
+            but for the layers that the device runs faster in float32, as its tables of both precisions tell.
         allow: names of gates that may fail; the manifest says so.
         again: train another point than the one that the test split was opened for; ledger and manifest say so.
         progress: called with what is done, how much of how much.
 
     Raises:
-        InputError: no such study, point or gate; or there is another bundle of the point.
+        InputError: no such study, point or gate; or there is another bundle of the point; or no mix of precisions is
+            faster than one of them throughout.
         CheckFailedError: gates failed, or the test split was opened for another point before.
     """
     prepared = reopen(study)
@@ -78,14 +84,16 @@ def train(
     return bundle
 
 
-def _of_study(prepared: Prepared, point: Point, precision: Precision) -> FinalTraining:
+def _of_study(prepared: Prepared, point: Point, file_precision: FilePrecision) -> FinalTraining:
     """The final training of a point as its study says."""
     settings, folder = prepared.settings, prepared.study.folder
-    name = point.id if precision == settings.precision else f"{point.id}-{precision}"
+    name = point.id if file_precision == settings.precision else f"{point.id}-{file_precision}"
+    precision: Precision = "float32" if file_precision == "float32" else "int8"
     table_name, table = _table_of(prepared, precision)
     return FinalTraining(
         architecture=point.architecture,
         precision=precision,
+        mix=_mix(prepared, point) if file_precision == MIXED else None,
         dataset=prepared.dataset,
         splits=prepared.splits,
         recipe=settings.final.recipe,
@@ -125,15 +133,41 @@ def _refuse_other_wishes(
 
 
 def _table_of(prepared: Prepared, precision: Precision) -> tuple[str | None, LatencyTable | None]:
-    """The study's table, or for another precision one of the same device that fits, where there is just one."""
+    """The table of a precision, where there is just one."""
+    try:
+        return _only_table(prepared, precision)
+    except InputError:
+        return None, None
+
+
+def _only_table(prepared: Prepared, precision: Precision) -> tuple[str, LatencyTable]:
+    """The study's table, or for another precision the one of the same device that fits.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
     settings = prepared.settings
     if precision == settings.precision:
         return settings.table, prepared.table
     space = MobileSpace(settings.space, settings.input_shape, prepared.dataset.classes, settings.activation)
-    try:
-        return find_table(prepared.device, space, precision, settings.threads)
-    except InputError:
-        return None, None
+    return find_table(prepared.device, space, precision, settings.threads)
+
+
+def _mix(prepared: Prepared, point: Point) -> Mix:
+    """Which layers of a point stay in float32.
+
+    Raises:
+        InputError: a table is missing, or no mix is faster than one precision throughout.
+    """
+    int8, float32 = _only_table(prepared, "int8")[1], _only_table(prepared, "float32")[1]
+    mix = fastest_mix(int8, float32, point.architecture)
+    if not mix.pays:
+        better = "int8" if mix.int8_ms <= mix.float32_ms else "float32"
+        raise InputError(
+            f"No mix of precisions is predicted to be faster for {point.id} on {prepared.device.name}: int8 takes "
+            f"{mix.int8_ms:.3f} ms, float32 {mix.float32_ms:.3f} ms. Use --precision {better}."
+        )
+    return mix
 
 
 def ship_bundle(

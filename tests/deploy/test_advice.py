@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from edgenas.cli.models import _advice
 from edgenas.deploy import Bundle
 from edgenas.deploy.manifest import TableUsed
 from edgenas.device import Device
-from edgenas.latency.table import LatencyTable
+from edgenas.latency.table import Entry, LatencyTable
 from edgenas.workflow import faster_precision
 
 Table = Callable[..., LatencyTable]
@@ -58,6 +59,40 @@ def test_a_doubtful_or_overlapping_or_spoiled_table_says_nothing(
     assert faster_precision(searched) is None, "nobody checked it"
     path.write_text("{}")
     assert faster_precision(searched) is None
+
+
+def test_a_mix_of_precisions_is_named_where_it_beats_both(
+    bundle: Bundle, rewritten: Callable[..., Bundle], table_of: Table, local: Device, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The head takes 200 us in int8 and 5 us in float32, its neighbours 5 us and 100 us."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latency_tables").mkdir()
+    int8 = costing(table_of(local, 1.0), [0.64, 5, 200, 5])
+    low, high = (float(end[0]) for end in int8.interval_ms([bundle.architecture]))
+    predicted = dataclasses.replace(bundle.manifest.predicted, latency_interval_ms=(low, high))
+    used = TableUsed("here-int8", "measured", int8.identity)
+    searched = rewritten(bundle, tmp_path, table=used, predicted=predicted)
+    float32 = table_of(local, 1.0, precision="float32")
+    costing(float32, [0.64, 100, 5, 100]).save(Path("latency_tables/here-float32.json"))
+    assert faster_precision(searched) is None, "the table of the bundle is gone"
+    int8.save(Path("latency_tables/here-int8.json"))
+    found = faster_precision(searched)
+    assert found is not None
+    assert (found.precision, found.table, found.latency_interval_ms) == ("mixed", "here-float32", None)
+    assert found.latency_ms == pytest.approx(0.01564 + (128 + 16) * 0.01e-3)
+    advice = _advice("shoes", searched, found)
+    assert advice.endswith(f"Try: edgenas train shoes --pick {searched.manifest.study.candidate} --precision mixed")
+    costing(float32, [0.64, 1, 5, 1]).save(Path("latency_tables/here-float32.json"))
+    found = faster_precision(searched)
+    assert found is not None
+    assert found.precision == "float32", "that is faster throughout"
+
+
+def costing(table: LatencyTable, costs_us: list[float]) -> LatencyTable:
+    """A table with these costs of SMALL's layers."""
+    entries = {layer: Entry(us, 0.01, us) for layer, us in zip(table.entries, costs_us, strict=True)}
+    return dataclasses.replace(table, entries=entries)
 
 
 def test_without_a_table_there_is_no_advice(bundle: Bundle) -> None:

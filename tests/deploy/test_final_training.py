@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgenas.deploy import Bundle, FinalTraining, train_bundle
+from edgenas.deploy import Bundle, FinalTraining, ship, train_bundle, verify
+from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data import Dataset, split
 from edgenas.latency.table import LatencyTable
+from edgenas.latency.table.mixed import Mix
 from edgenas.ledger import Ledger
-from edgenas.model import build_model, run_tflite
+from edgenas.model import build_model, operator_kinds, run_tflite
 from tests.deploy.conftest import SMALL
 
 Final = Callable[..., FinalTraining]
@@ -157,3 +159,27 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(final: Final, tmp_
     ledger = Ledger(tmp_path / "ledger.jsonl")
     train_bundle(final(tmp_path, epochs=1, precision="float32"), ledger=ledger)
     assert [entry["epoch"] for entry in ledger.entries("final_epoch")] == [1]
+
+
+def test_a_network_of_two_precisions_is_trained_shipped_and_verified(
+    final: Final, tmp_path: Path, local: Device, table_of: Callable[..., LatencyTable]
+) -> None:
+    table, mix = table_of(local, 80.0), Mix((2,), 0.05, 0.08, 0.09)
+    request = final(tmp_path, mix=mix, table=table, table_name="here-tiny", epochs=3, with_float32=True)
+    limited = dataclasses.replace(request, limits={"max_latency_ms": 1000.0})
+    with pytest.raises(CheckFailedError, match=r"no certified table tells what it will be \(no certificate is for a"):
+        train_bundle(limited, ledger=Ledger(tmp_path / "ledger.jsonl"))
+    allowed = dataclasses.replace(limited, allow=("limits",))
+    made = train_bundle(allowed, ledger=Ledger(tmp_path / "ledger.jsonl"))
+    manifest = made.manifest
+    assert (made.precisions, manifest.float_layers) == (("mixed", "float32"), (2,))
+    assert (manifest.predicted.latency_ms, manifest.predicted.latency_interval_ms) == (0.05, None)
+    assert manifest.predicted.model_kb == pytest.approx(manifest.model_bytes / 1024, rel=0.1)
+    floats, inside = made.model_of("float32").read_bytes(), made.model_path.read_bytes()
+    assert "DEQUANTIZE" in operator_kinds(inside)
+    assert "DEQUANTIZE" not in operator_kinds(floats)
+    assert [gate.passed for gate in manifest.gates] == [True, True, True, True, False]
+    shipped = ship(made, local, "shoes")
+    assert (shipped.active, shipped.promise) == (manifest.release, "unbacked")
+    assert (shipped.predicted_ms, shipped.agreement_on_device) == (0.05, pytest.approx(1.0, abs=0.02))
+    assert verify(local, "shoes", bundle=made).agreement_on_device == shipped.agreement_on_device

@@ -21,10 +21,12 @@ from edgenas.model import (
     convert_layer,
     convert_network,
     converter_version,
+    fold,
     input_of,
     keras_on_tensorflow,
     run_tflite,
 )
+from edgenas.model.builder import node_of
 from edgenas.model.convert import _convert, check_input
 from edgenas.space import MobileSpace
 
@@ -61,6 +63,12 @@ def settled(network: Architecture, images: np.ndarray) -> Any:
 @functools.cache
 def converted(network: Architecture, precision: Precision) -> bytes:
     return convert_network(network, precision)
+
+
+def tensors_of(content: bytes, kind: str) -> list[str]:
+    """The names of a file's activations of one type."""
+    details = [each for each in interpreter(content).get_tensor_details() if len(each["shape"]) == 4]
+    return [each["name"] for each in details if each["dtype"].__name__.upper() == kind]
 
 
 def interpreter(content: bytes) -> Any:
@@ -115,6 +123,30 @@ def test_int8_takes_raw_pixels_whatever_it_was_calibrated_on(low: int, high: int
     calibration = np.random.default_rng(0).uniform(low, high, (8, 28, 28, 1)).astype(np.float32)
     found = input_of(convert(settled(PLAIN, calibration), "int8", calibration))
     assert (found.dtype, found.scale, found.zero_point, found.shape) == ("uint8", 1.0, 0, (1, 28, 28, 1))
+
+
+@pytest.mark.parametrize("name", ["plain", "colour"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_layers_that_stay_in_float32(name: str, folded: bool, images: np.ndarray) -> None:
+    """Those and no others; raw pixels in, the same answers out."""
+    network = NETWORKS[name]
+    shown = images if name == "plain" else np.random.default_rng(0).uniform(0, 255, (40, *network.input_shape))
+    model = settled(network, shown)
+    model = fold(model) if folded else model
+    content = convert(model, "int8", shown, (1, 3))
+    floats = {node_of(tensor) for tensor in tensors_of(content, "FLOAT32")} - {None}
+    assert floats == {1, 3}
+    check_input(content, "int8")
+    whole, none = convert(model, "float32"), convert(model, "int8", shown)
+    assert len(none) < len(content) < len(whole)
+    expected = run_tflite(whole, shown).argmax(axis=1)
+    assert (run_tflite(content, shown).argmax(axis=1) == expected).mean() >= 0.85
+    assert convert(model, "int8", shown, ()) == none
+
+
+def test_a_layer_that_cannot_stay_in_float32_is_named(images: np.ndarray) -> None:
+    with pytest.raises(CheckFailedError, match=r"asked to leave layers \[0\] in float32, and did not"):
+        convert(settled(PLAIN, images), "int8", images, (0, 3))
 
 
 @every_network

@@ -110,6 +110,19 @@ class LatencyTable:
         Raises:
             MissingLayersError: a layer was never measured.
         """
+        return self.calibration.network_us(self._sums(architectures)) / 1000
+
+    def layers_us(self, architecture: Architecture) -> Values:
+        """[layers] what each layer adds to the network's time, the caches' share and the offset apart.
+
+        Raises:
+            MissingLayersError: a layer was never measured.
+        """
+        self._sums([architecture])
+        return np.array([self._costs[layer][0] for layer in architecture.layers()])
+
+    def _sums(self, architectures: Sequence[Architecture]) -> Values:
+        """[N, 4] of what the layers of networks add to them."""
         costs = self._costs
         missing: dict[Layer, None] = {}
         sums = np.zeros((len(architectures), 4))
@@ -127,7 +140,7 @@ class LatencyTable:
             sums[index] = [sum(column) for column in zip(*rows, strict=True)] if rows else 0.0
         if missing:
             raise MissingLayersError(list(missing), self.profile_command(list(missing)))
-        return self.calibration.network_us(sums) / 1000
+        return sums
 
     def estimate_codes_ms(self, space: MobileSpace, codes: Codes) -> Values:
         """[N] predicted latency of rows of codes [N, choices], ms: a gather and a sum.
