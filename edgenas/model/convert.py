@@ -96,6 +96,12 @@ def convert_layer(layer: Layer, precision: Precision) -> bytes:
 
 def convert_network(architecture: Architecture, precision: Precision) -> bytes:
     """The `.tflite` file of a whole network with random weights, for measuring."""
+    model, images = random_model(architecture)
+    return convert(model, precision, images)
+
+
+def random_model(architecture: Architecture) -> tuple[Any, Images]:
+    """The Keras model of a network with random weights, and images [N, height, width, channels] to calibrate it."""
     keras = keras_on_tensorflow()
     keras.utils.set_random_seed(0)
     model = build_model(architecture)
@@ -114,7 +120,7 @@ def convert_network(architecture: Architecture, precision: Precision) -> bytes:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     model(images, training=True)
-    return convert(model, precision, images)
+    return model, images
 
 
 def _convert(

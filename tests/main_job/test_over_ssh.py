@@ -3,6 +3,7 @@
 One board, one profile and one study serve all tests here; they run in order.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from edgenas.architecture import Architecture
+from edgenas.architecture import Architecture, MBConv
 from edgenas.device import fingerprint
+from edgenas.latency.table import LatencyTable
 from tests.board import Board
 
 pytestmark = pytest.mark.slow
@@ -157,6 +159,33 @@ def test_5_ship_roll_back_and_list(user: User):
     live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
     measured = user.gets("measure", str(live), "board")
     assert measured["latency_ms"]["p90"] >= measured["latency_ms"]["median"] > 0
+
+
+def test_5_two_precisions_where_the_tables_say_that_it_pays(user: User):
+    words = ("train", "digits", "--pick", "best", "--precision", "mixed", "--again")
+    user.is_refused(2, "--precision float32", *words)
+    (path,) = (user.folder / "latency_tables").glob("*.json")
+    float32 = blocks_are_faster(LatencyTable.load(path))
+    beside = path.with_name(path.name.replace("int8", "float32"))
+    float32.save(beside)
+    user.is_refused(4, "no certificate is for a network of two precisions", *words)
+    trained = user.gets(*words, "--allow", "limits")
+    assert trained["precision"] == "mixed"
+    assert trained["float_layers"]
+    shipped = user.gets("ship", trained["bundle"], "board", "--as", "two", "--precision", "mixed")
+    assert (shipped["active"], shipped["promise"]) == (trained["release"], "unbacked")
+    assert shipped["agreement_on_device"] >= 0.98
+    beside.unlink()
+
+
+def blocks_are_faster(table: LatencyTable) -> LatencyTable:
+    """As if it were float32's, where blocks take a fifth and everything else ten times as long."""
+    entries = {
+        layer: dataclasses.replace(entry, us=entry.us * (0.2 if isinstance(layer.block, MBConv) else 10))
+        for layer, entry in table.entries.items()
+    }
+    identity = dataclasses.replace(table.identity, precision="float32")
+    return dataclasses.replace(table, identity=identity, entries=entries)
 
 
 def test_6_bad_input_gets_one_line(user: User):
