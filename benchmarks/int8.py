@@ -1,12 +1,14 @@
 """What int8 costs on Fashion-MNIST, and whether a network that quantises badly is caught and repaired.
 
-Trains three networks of the tiny space (a small, a middle and a large one of those drawn), converts each to float32 and
-int8 and counts which of the 10,000 test images each file gets right. Then a network whose channels are scaled apart:
-the same function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it resumes, and
-`--only NAME` does one network.
+Three networks of a study's front, by default the one that `make quickstart` leaves: the fastest, the one in the middle
+by latency, and the most accurate. Each is trained as `edgenas train` would, and converted to float32 and int8; counted
+is what each file gets right of the 10,000 test images. Then a network whose channels are scaled apart: the same
+function in float, but most of its channels vanish in int8. Prints a table and writes JSON; it resumes, and
+`--only NAME` runs one.
 """
 
 import argparse
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -19,22 +21,20 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy.gates import quantisation
 from edgenas.deploy.quantising import Material, make_files, right
-from edgenas.evaluation.data import load_dataset, split
 from edgenas.evaluation.finetuning import fine_tune
 from edgenas.evaluation.training import prepare_tensorflow, train
 from edgenas.ledger import Ledger
 from edgenas.model import convert, keras_on_tensorflow
-from edgenas.space import MobileSpace
-from edgenas.strategy.settings import final_recipe
+from edgenas.model.builder import inputs_of
+from edgenas.strategy import Prepared, reopen
 
 OUT = Path("benchmarks/results/int8.json")
-FOLDER = Path(".edgenas/benchmarks/int8")
-SEED = 5
-DRAWN = 300
-MOST_MACS = 4e6
+FOLDER = Path(".edgenas/benchmarks/int8").absolute()
+PROJECT, STUDY = Path("quickstart"), "quickstart"
 CLOSE = 0.005  # of accuracy: the promise for networks of a front
 SPREAD = 128.0  # between the largest and the smallest scale of the spoiled network's channels
-BAD = "spoiled"
+SPOILED_EPOCHS = 4
+NAMES = (FASTEST, MIDDLE, BEST, SPOILED) = "fastest", "middle", "most accurate", "spoiled"
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,17 @@ class Subject:
     epochs: int
 
 
-def subjects() -> dict[str, Subject]:
-    """Networks at three places of the drawn ones by MACs, and the small one with plain ReLU."""
-    space = MobileSpace("tiny", (28, 28, 1), 10)
-    drawn = space.decode_codes(space.sample(np.random.default_rng(SEED), DRAWN))
-    small = sorted((network for network in drawn if network.macs <= MOST_MACS), key=lambda network: network.macs)
-    chosen = {
-        name: Subject(small[round(share * (len(small) - 1))], epochs)
-        for name, share, epochs in (("small", 0.1, 4), ("middle", 0.5, 3), ("large", 0.9, 2))
-    }
+def subjects(prepared: Prepared) -> dict[str, Subject]:
+    """Three networks of the front, and its smallest one with plain ReLU."""
+    front = prepared.study.front
+    best = front.pick("best")
+    between = [point for point in front[1:] if point.id != best.id]
+    chosen = {FASTEST: front[0], MIDDLE: between[len(between) // 2], BEST: best}
+    found = {name: Subject(point.architecture, prepared.settings.final.epochs) for name, point in chosen.items()}
     # ReLU alone lets a channel's scale pass: relu(s x) = s relu(x). The gate of squeeze-and-excitation would see it.
-    plain = str(chosen["small"].network).replace("relu6", "relu").replace("_se0.25", "")
-    return chosen | {BAD: Subject(Architecture.parse(plain), 4)}
+    small = min((point.architecture for point in front), key=lambda network: network.macs)
+    plain = str(small).replace("relu6", "relu").replace("_se0.25", "")
+    return found | {SPOILED: Subject(Architecture.parse(plain), SPOILED_EPOCHS)}
 
 
 def spoil(model: Any, spread: float, seed: int = 0) -> Any:
@@ -69,7 +68,7 @@ def spoil(model: Any, spread: float, seed: int = 0) -> Any:
     layers = keras_on_tensorflow().layers
     after: dict[int, list[Any]] = {}
     for layer in model.layers:
-        for tensor in layer.input if isinstance(layer.input, list) else [layer.input]:
+        for tensor in inputs_of(layer):
             after.setdefault(id(tensor), []).append(layer)
     rng = np.random.default_rng(seed)
     for layer in model.layers:
@@ -86,28 +85,28 @@ def spoil(model: Any, spread: float, seed: int = 0) -> Any:
     return model
 
 
-def measure(name: str, subject: Subject) -> dict[str, Any]:
+def measure(name: str, subject: Subject, prepared: Prepared) -> dict[str, Any]:
     """One line of the results."""
     start = time.monotonic()
     prepare_tensorflow()
-    dataset = load_dataset("fashion-mnist", subject.network.input_shape)
-    splits, recipe, folder = split(dataset, SEED), final_recipe(), FOLDER / name
-    material = Material(dataset, splits, recipe, SEED, folder / "fine-tuning")
+    dataset, splits, settings = prepared.dataset, prepared.splits, prepared.settings
+    recipe, seed, folder = settings.final.recipe, settings.seed, FOLDER / subject.network.id
+    material = Material(dataset, splits, recipe, seed, checkpoint=folder / "fine-tuning")
 
     def say(epoch: int, values: dict[str, float]) -> None:
         print(f"{name}: epoch {epoch}, accuracy {values['accuracy']:.4f}, {time.monotonic() - start:.0f} s", flush=True)
 
     model = train(
-        subject.network, dataset, material.train_on, recipe, subject.epochs, SEED,
+        subject.network, dataset, material.train_on, recipe, subject.epochs, seed,
         checkpoint=folder / "training", on_epoch=say,
     )  # fmt: skip
-    if name == BAD:
+    if name == SPOILED:
         spoil(model, SPREAD)
     made = make_files(model, "int8", material, on_epoch=say)
     made_of = {"converted": convert(model, "int8", material.calibration), "repaired": made.content}
-    if name == BAD:
+    if name == SPOILED:
         alone = fine_tune(
-            model, dataset, material.train_on, material.calibration, recipe, SEED,
+            model, dataset, material.train_on, material.calibration, recipe, seed,
             equalised=False, checkpoint=folder / "fine-tuning-alone", on_epoch=say,
         )  # fmt: skip
         made_of["fine-tuned alone"] = convert(alone, "int8", material.calibration)
@@ -150,33 +149,43 @@ def show(lines: list[dict[str, Any]]) -> None:
                 f"{'passed' if gate['passed'] else 'FAILED'} ({100 * gate['loss']:.2f})",
             )
             print("  ".join(f"{cell:>25}" for cell in cells))
-    fronts = [line["test_repaired"]["loss"] <= CLOSE for line in lines if line["name"] != BAD]
+    fronts = [line["test_repaired"]["loss"] <= CLOSE for line in lines if line["name"] != SPOILED]
     if len(fronts) == 3:
         print(f"within {100 * CLOSE:g} points of float32: {sum(fronts)} of 3 networks")
     for line in lines:
-        if line["name"] == BAD:
+        if line["name"] == SPOILED:
             passed = {key.removeprefix("acceptance_"): line[key]["passed"] for key in line if "acceptance_" in key}
             told = [f"{state}: {'passes' if good else 'is refused by'} the gate" for state, good in passed.items()]
             print(f"the spoiled network, {'; '.join(told)}")
 
 
 def main() -> None:
-    known = subjects()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=known, action="append", help="this network; may be given again")
+    parser.add_argument("--only", choices=NAMES, action="append", help="this network; may be given again")
+    parser.add_argument("--project", type=Path, default=PROJECT, help="the folder with the study")
+    parser.add_argument("--study", default=STUDY)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    log = options.out.with_suffix(".jsonl")
+    if not options.project.is_dir():
+        parser.error(f"there is no folder {options.project}: `make quickstart` makes one, or name yours with --project")
+    out = options.out.absolute()
+    log = out.with_suffix(".jsonl")
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    for name in options.only or known:
-        if name not in {line["name"] for line in lines}:
-            lines.append(measure(name, known[name]))
-            with log.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-    lines.sort(key=lambda line: list(known).index(line["name"]))
+    with contextlib.chdir(options.project):
+        prepared = reopen(options.study)
+        known = subjects(prepared)
+        done = {(line["name"], line["network"], line["epochs"]) for line in lines}
+        for name in options.only or NAMES:
+            subject = known[name]
+            if (name, str(subject.network), subject.epochs) not in done:
+                lines.append(measure(name, subject, prepared))
+                with log.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+    lines = [line for line in lines if line["network"] == str(known[line["name"]].network)]
+    lines.sort(key=lambda line: NAMES.index(line["name"]))
     show(lines)
-    options.out.write_text(json.dumps({"close": CLOSE, "spread": SPREAD, "networks": lines}, indent=1) + "\n")
+    out.write_text(json.dumps({"close": CLOSE, "spread": SPREAD, "networks": lines}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

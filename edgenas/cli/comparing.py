@@ -139,11 +139,16 @@ def _print_layer(found: dict[str, Any]) -> None:
         }
     )
     if "kernels" in found:
-        stdout.print()
-        rows = [(kernel["name"], kernel["kind"], kernel["count"], f"{kernel['us']:.1f}") for kernel in found["kernels"]]
-        print_table(("kernel", "kind", "calls", "us"), [*rows, ("together", "", "", f"{found['total_us']:.1f}")])
+        print_kernels(found["kernels"], found["total_us"])
     for note in found["notes"]:
         stdout.print(f"Note: {note}", markup=False)
+
+
+def print_kernels(kernels: list[dict[str, Any]], total_us: float) -> None:
+    """What ran, how often and how long."""
+    stdout.print()
+    rows = [(kernel["name"], kernel["kind"], kernel["count"], f"{kernel['us']:.1f}") for kernel in kernels]
+    print_table(("kernel", "kind", "calls", "us"), [*rows, ("together", "", "", f"{total_us:.1f}")])
 
 
 def _print_difference(found: "Difference", said: tuple[str, ...]) -> None:

@@ -1,11 +1,12 @@
 """edgenas profile, table ..., measure."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgenas.cli.comparing import character_rows, diff, show_character, show_layer
+from edgenas.cli.comparing import character_rows, diff, print_kernels, show_character, show_layer
 from edgenas.cli.importing import import_
 from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
 
@@ -247,25 +248,33 @@ table.add_command(diff)
 @click.option("--runs", type=click.IntRange(10, 100_000), default=200, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--every-ms", type=click.FloatRange(0.1, 60_000), help="Sleep in between: 100 is a 10 Hz camera.")
+@click.option("--kernels", is_flag=True, help="Name the kernels that run in it, and their times, as well.")
 @json_option
-def measure(model: Path, device: str, runs: int, threads: int, every_ms: float | None, as_json: bool) -> None:
+def measure(
+    model: Path, device: str, runs: int, threads: int, every_ms: float | None, kernels: bool, as_json: bool
+) -> None:
     """Measure any MODEL.tflite on DEVICE: latency and memory.
 
     \b
     Example: edgenas measure model.tflite pi
     """
     from edgenas.device import Device
+    from edgenas.latency.profiling.kernels import READING, kernels_in
     from edgenas.latency.profiling.measuring import measure_file
 
+    target = Device.load(device)
     with progress_bars() as progress:
         result = measure_file(
             model,
-            Device.load(device),
+            target,
             runs,
             threads,
             every_ms,
             lambda attempt, tries: progress("waiting: the device is disturbed", attempt, tries),
         )
+    if kernels:
+        ran = kernels_in(model, target, threads, target.runtime.cores)
+        result |= {"kernels": [dataclasses.asdict(kernel) for kernel in ran.kernels], "kernels_us": ran.total_us}
     if as_json:
         print_json(result)
     else:
@@ -284,3 +293,6 @@ def measure(model: Path, device: str, runs: int, threads: int, every_ms: float |
                 "memory": "not told" if grown is None else f"peak RSS grew by {grown} kB",
             }
         )
+        if kernels:
+            print_kernels(result["kernels"], result["kernels_us"])
+            stdout.print(f"Note: {READING}", markup=False)

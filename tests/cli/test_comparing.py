@@ -13,6 +13,7 @@ from edgenas.architecture import Layer
 from edgenas.cli.comparing import character_rows, diff, show_character, show_layer
 from edgenas.device import Device
 from edgenas.errors import DeviceError, InputError
+from edgenas.latency.profiling.kernels import Kernel, Kernels
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.calibration import Calibration
 from edgenas.space import MobileSpace
@@ -138,14 +139,14 @@ def test_a_layer_of_a_device_that_is_not_known_here(project: Path, capsys: pytes
 def test_a_layer_with_its_kernels(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = {"name": "Convolution (NHWC, QS8, QC8W) DWConv", "kind": "delegate kernel", "us": 41.5, "count": 1}
+    kernel = Kernel("Convolution (NHWC, QS8, QC8W) DWConv", "delegate kernel", 41.5, 1)
 
-    def kernels(device: Device, of: LatencyTable, layer: Layer) -> dict[str, object]:
+    def kernels(model: Path, device: Device, *rest: object) -> Kernels:
         assert device.name == "board"
-        return {"runtime_version": "2.3.0", "runs": 100, "kernels": [kernel], "total_us": 41.5}
+        return Kernels("2.3.0", 100, (kernel,), 41.5)
 
     Device("board", "ssh://nobody@127.0.0.1:1").save()
-    monkeypatch.setattr(explaining, "_kernels", kernels)
+    monkeypatch.setattr(explaining, "kernels_in", kernels)
     show_layer(LatencyTable.load("fast"), str(K7))
     said = capsys.readouterr().out
     assert "DWConv" in said
@@ -160,7 +161,7 @@ def test_a_device_that_is_gone_is_a_note(
         raise DeviceError("board cannot be reached.")
 
     Device("board", "ssh://nobody@127.0.0.1:1").save()
-    monkeypatch.setattr(explaining, "_kernels", gone)
+    monkeypatch.setattr(explaining, "kernels_in", gone)
     show_layer(LatencyTable.load("fast"), str(K7))
     assert "Note: The kernels that run in it are not known: board cannot be reached." in capsys.readouterr().out
 

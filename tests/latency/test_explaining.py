@@ -7,7 +7,9 @@ from typing import Any, Self
 
 import pytest
 
+import edgenas.files as files
 import edgenas.latency.profiling.explaining as explaining
+import edgenas.latency.profiling.kernels as kernels
 from edgenas.architecture import Layer
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, InputError
@@ -71,7 +73,7 @@ class FakePool:
     """Gives a path and converts nothing."""
 
     def __init__(self, folder: Path, precision: str) -> None:
-        self.precision = precision
+        assert precision == "int8"
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +83,7 @@ class FakePool:
 
     def path(self, layer: Layer) -> Path:
         assert layer == LAYER
-        return Path(f"abc-{self.precision}.tflite")
+        return Path(__file__)
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], FakeBoard]:
 
     def make(answer: Any) -> FakeBoard:
         made = FakeBoard(answer)
-        monkeypatch.setattr(explaining, "connect", lambda device: made)
+        monkeypatch.setattr(kernels, "connect", lambda device: made)
         monkeypatch.setattr(explaining, "ConversionPool", FakePool)
         return made
 
@@ -116,7 +118,7 @@ def test_the_kernels_that_run(table: LatencyTable, board: Callable[[Any], FakeBo
     assert "rounded down" in note
     asked = next(params for op, params in (each for each in made.done if isinstance(each, tuple)) if op == "kernels")
     assert asked == {
-        "model": "/home/board/.edgenas/explain/abc-int8.tflite",
+        "model": f"/home/board/.edgenas/explain/{files.sha256(Path(__file__))[:16]}.tflite",
         "runs": 100,
         "threads": 1,
         "runtime": "ai-edge-litert",
@@ -164,7 +166,7 @@ def test_a_runtime_without_the_profiler_is_not_even_asked(
     made = board(ANSWER)
     old = dataclasses.replace(table, identity=dataclasses.replace(table.identity, runtime="tflite-runtime"))
     (note,) = explain_layer(BOARD, old, LAYER)["notes"]
-    assert "only ai-edge-litert and benchmark-model can be asked, and this table is of tflite-runtime" in note
+    assert "only ai-edge-litert and benchmark-model can be asked, and this is tflite-runtime" in note
     assert made.done == []
 
 

@@ -157,8 +157,9 @@ def test_5_ship_roll_back_and_list(user: User):
     assert model["latency_ms_now"]["median"] > 0
     user.is_refused(4, "is another one", "verify", "board", "digits", "--bundle", bundle(user))
     live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
-    measured = user.gets("measure", str(live), "board")
+    measured = user.gets("measure", str(live), "board", "--kernels")
     assert measured["latency_ms"]["p90"] >= measured["latency_ms"]["median"] > 0
+    assert any("DWConv" in kernel["name"] for kernel in measured["kernels"])
 
 
 def test_5_two_precisions_where_the_tables_say_that_it_pays(user: User):
