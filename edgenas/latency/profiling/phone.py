@@ -189,7 +189,7 @@ class PhoneBench:
         connection, archive = self.phone.connection, f"{self._folder}/models.tar"
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "models.tar"
-            with tarfile.open(local, "w") as content:
+            with tarfile.open(local, "w", format=tarfile.USTAR_FORMAT) as content:  # the one that Android 8 reads too
                 for name, path in new.items():
                     content.add(path.resolve(), name)
             connection.put(local, archive)
