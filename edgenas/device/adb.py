@@ -28,7 +28,7 @@ from edgenas.device.connection import (
     whole_file,
 )
 from edgenas.device.device import Device
-from edgenas.errors import DeviceError, InputError, UnreachableError
+from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
 
 if TYPE_CHECKING:
     from edgenas.device.session import Agent
@@ -183,7 +183,7 @@ class AdbConnection(Connection):
             kill_process(process)
             if (begun := _BEGUN.search(late.stdout or b"")) is not None:
                 self.stop(begun[1])
-            raise DeviceError(timed_out(self.device, argv, timeout_s)) from None
+            raise TooSlowError(timed_out(self.device, argv, timeout_s)) from None
         except BaseException:
             kill_process(process)
             raise

@@ -202,7 +202,7 @@ class Phone:
             self._tool = remote, digest
         return self._tool[0]
 
-    def benchmark(self, model: str, flags: list[str], timeout_s: float = 300) -> Completed:
+    def benchmark(self, model: str, flags: list[str], timeout_s: float) -> Completed:
         """Run benchmark_model on a model that is there, in a process of its own.
 
         Args:
@@ -211,7 +211,8 @@ class Phone:
             timeout_s: of the whole run.
 
         Raises:
-            DeviceError: the link broke, or it took too long.
+            TooSlowError: it took too long; it was ended, as far as the phone can be reached.
+            DeviceError: the link broke.
         """
         cores = self.device.runtime.cores
         bound = [] if cores is None else ["taskset", f"{sum(1 << core for core in cores):x}"]

@@ -31,8 +31,8 @@ app="$PHONE/apps/$1"
 [ -f "$app.debuggable" ] || { echo "run-as: package not debuggable: $1" >&2; exit 1; }
 cd "$app" && shift && exec "$@"
 """
-# What Android 8.0 has of what Debian's toybox has (platform/system/core/shell_and_utilities/README.md): nothing newer may
-# be needed, so nothing newer is there.
+# What Android 8.0 has of what Debian's toybox has (platform/system/core/shell_and_utilities/README.md): nothing newer
+# may be needed, so nothing newer is there.
 ANDROID_8 = """
 acpi base64 basename blockdev bunzip2 bzcat cal cat chcon chgrp chmod chown chroot chrt cksum clear cmp comm cp cpio
 cut date dd df diff dirname dmesg dos2unix du echo env expand expr fallocate false file find flock free getenforce

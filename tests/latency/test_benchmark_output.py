@@ -52,6 +52,20 @@ def test_the_text_of_the_years_before():
     assert (timing.median_us, timing.typical_us, timing.disturbed) == (None, 117930, False)
 
 
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        ("Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate.", "full"),
+        ("Though GPU delegate is explicitly applied, the model graph will not be executed by the delegate.", "none"),
+        ("WARN: NNAPI acceleration is unsupported on this platform.", "none"),
+        ("", None),
+    ],
+)
+def test_how_much_the_delegate_took(said: str, share: str | None):
+    lines = [said if line.startswith("Explicitly") else line for line in CLASSIC.splitlines()]
+    assert read_text("\n".join(lines)).delegated == share
+
+
 def test_the_text_of_now():
     found = read_text(NEW)
     assert (found.growth_kb, found.delegated) == (None, None)

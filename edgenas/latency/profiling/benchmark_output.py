@@ -28,8 +28,8 @@ _SAME = 1e-4
 _LONGEST_US = 1e10  # no inference takes hours
 # Microseconds are whole in a median and not in an average: below this many the average is the finer clock.
 _FINE_US = 200.0
-# What stands for the time of inferences that the clock's whole microseconds all saw as 0: costs are ratios, and no ratio
-# is to 0. It is the least that an entry of a table can be.
+# What stands for the time of inferences that the clock's whole microseconds all saw as 0: costs are ratios, and none is
+# to 0. It is the least that an entry of a table can be.
 _LEAST_US = 0.01
 # An average so far above its median was disturbed; or, where no median is told, one whose standard error is that share.
 _APART, _UNSURE = 1.15, 0.05
@@ -60,7 +60,7 @@ class Timing:
 
     @property
     def typical_us(self) -> float:
-        """What one inference took, above 0: the median, or the average where that is the finer clock or all there is."""
+        """What one inference took, above 0: the median; the average where that is the finer clock or all there is."""
         us = self.avg_us if self.median_us is None or self.median_us < _FINE_US else self.median_us
         return max(us, _LEAST_US)
 
@@ -167,7 +167,8 @@ def _delegated(text: str) -> str | None:
         return "full"
     if "the model graph will be partially executed by the delegate" in text:
         return "partial"
-    return "none" if "the model graph will not be executed by the delegate" in text else None
+    refused = "the model graph will not be executed by the delegate", "acceleration is unsupported on this platform"
+    return "none" if any(words in text for words in refused) else None
 
 
 # The operators, as CSV
