@@ -111,7 +111,7 @@ class LabPhone:
             "TMPDIR": str(self.home), "BENCHMARK_STYLE": style, "TF_CPP_MIN_LOG_LEVEL": "3",
         }  # fmt: skip
         self.adbd = Adbd(environment, {"ro.product.name": "standin", "ro.product.model": "Stand-in",
-                                       "ro.product.device": "host"})  # fmt: skip
+                                       "ro.product.device": "host"}, folder)  # fmt: skip
         self.serial = self.adbd.serial
         server.attach(self.serial)
 
