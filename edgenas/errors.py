@@ -27,6 +27,10 @@ class UnreachableError(DeviceError):
     """The device is off, or the way to it broke: the same command can be tried again when it is back."""
 
 
+class TooSlowError(DeviceError):
+    """The device did not finish in the time it was given."""
+
+
 class CheckFailedError(EdgeNASError):
     """A check failed: a certificate, a gate, a promise, a hash."""
 

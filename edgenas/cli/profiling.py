@@ -219,6 +219,9 @@ def _print_table_summary(name: str, table: Any) -> None:
         pairs["adopted"] = (
             f"{table.provenance['adopted']} layers from {table.provenance['adopted_from']}, which still holds"
         )
+    if delegated := table.provenance.get("delegated"):
+        shares = (("full", "whole"), ("partial", "in part"), ("none", "not at all"))
+        pairs["delegated"] = "layers " + ", ".join(f"{words}: {delegated.get(share, 0)}" for share, words in shares)
     if len(table.provenance.get("devices", [])) > 1:
         pairs["devices"] = f"{', '.join(table.provenance['devices'])} shared the work"
     for left_out, why in table.provenance.get("left_out", {}).items():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgenas.deploy.shipment import upload_s
 from edgenas.device import Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.files import check_name
@@ -19,7 +20,7 @@ from edgenas.files import check_name
 _MARGIN_KB = 1024
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_RELEASE = re.compile(r"[1-9]\d{0,17}")
+_RELEASE = re.compile(r"[1-9][0-9]{0,17}")
 _LIST = 'cd "$1" 2>/dev/null || exit 0; for m in *; do [ -d "$m/releases" ] && printf "%s\\n" "$m"; done; exit 0'
 _STATE = """
 cd "$1" 2>/dev/null || exit 0
@@ -36,8 +37,8 @@ mkdir -p "$1" && cd "$1" && rm -rf .staging current_?????? && mkdir .staging && 
 """
 _HASHES = """
 cd "$1" || exit 1
-for f in * .[!.]*; do
-    [ -e "$f" ] || continue
+for f in * .[!.]* ..?*; do
+    [ -e "$f" ] || [ -L "$f" ] || continue
     { [ -f "$f" ] && sha256sum < "$f" || echo none; } | { read -r hash rest; printf '%s %s\\n' "$hash" "$f"; }
 done
 """
@@ -45,14 +46,18 @@ _MOVE = 'cd "$1" && mkdir -p releases && sync && mv .staging "releases/$2" && sy
 # Android's `ln -f` makes the link beside it, as current_XXXXXX, and renames that; its `mv` replaces no such link.
 _SWITCH = """
 cd "$1" || exit 1
+[ -d "releases/$2" ] || { echo "release $2 is not there" >&2; exit 1; }
 if ln -sfn "releases/$2" current 2>/dev/null && [ "$(readlink current)" = "releases/$2" ]; then sync; exit 0; fi
 if [ -L current ] || [ -d current ]; then echo "current cannot be replaced" >&2; exit 1; fi
 printf 'releases/%s\\n' "$2" > .current-new && mv -f .current-new current && sync
 """
+# What could not be noted whole did not come to pass: it is taken off again.
 _NOTE = """
 cd "$1" || exit 1
-[ -z "$(tail -c 1 history.jsonl 2>/dev/null)" ] || echo >> history.jsonl
-cat >> history.jsonl && sync
+size=$(2>/dev/null wc -c < history.jsonl || echo 0)
+{ { [ -z "$(tail -c 1 history.jsonl 2>/dev/null)" ] || echo; } && cat; } >> history.jsonl && sync && exit 0
+truncate -s "$size" history.jsonl
+exit 1
 """
 
 
@@ -123,7 +128,7 @@ class PhoneReleases:
         """What the phone holds of a model; nothing of it is believed unchecked."""
         head, _, history = self._run(_STATE, self._model(name)).partition("history\n")
         now, live, releases = None, None, []
-        for line in head.splitlines():
+        for line in head.split("\n"):
             key, _, value = line.partition(" ")
             if key == "now" and re.fullmatch(r"[0-9TZ:-]{20}", value):
                 now = value
@@ -151,15 +156,17 @@ class PhoneReleases:
 
     def put(self, local: Path, staging: str, file: str) -> None:
         """Send a file into a staging folder."""
+        timeout_s = upload_s(local.stat().st_size)
         if self._package is None:
-            self._connection.put(local, f"{staging}/{file}")
+            self._connection.put(local, f"{staging}/{file}", timeout_s)
             return
         # An app's own files are out of adb's reach, and this folder out of the app's: a pipe between the two.
         between = f"{self._connection.folder}/to-app"
         pipe = 'cat "$1" | run-as "$2" sh -c \'cat > "$1"\' sh "$3"'
         try:
-            self._connection.put(local, between)
-            done = self._connection.run(["sh", "-c", pipe, "sh", between, self._package, f"{staging}/{file}"], 600)
+            self._connection.put(local, between, timeout_s)
+            argv = ["sh", "-c", pipe, "sh", between, self._package, f"{staging}/{file}"]
+            done = self._connection.run(argv, timeout_s)
         finally:
             self._connection.run(["rm", "-f", "--", between])
         if done.returncode != 0:
@@ -202,7 +209,11 @@ class PhoneReleases:
         self._run(_MOVE, self._model(name), str(release))
 
     def point(self, name: str, release: int | None) -> None:
-        """Let `current` name a release that is there; None: nothing is live any more."""
+        """Let `current` name a release that is there; None: nothing is live any more.
+
+        Raises:
+            DeviceError: no such release is there, or the switch failed.
+        """
         if release is None:
             self._run('rm -f -- "$1/current"', self._model(name))
         else:
@@ -216,7 +227,7 @@ class PhoneReleases:
     def prune(self, name: str, keep: int) -> None:
         """Remove releases but the live one, the one that `rollback` goes to, and the last `keep`."""
         state = self.state(name)
-        kept = {state.live, state.previous, *state.releases[-keep:]}
+        kept = {state.live, state.previous, *state.releases[-max(keep, 2) :]}
         for old in set(state.releases) - kept:
             self.remove(name, old)
 

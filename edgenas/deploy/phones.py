@@ -14,8 +14,8 @@ from edgenas.deploy.promise import Measured, files_beside, measured_beside, prom
 from edgenas.deploy.releases import Deployed, RolledBack, Verified, refuse_another, threads_in, verified
 from edgenas.deploy.shipment import RELEASED, Shipment, threads_of
 from edgenas.deploy.shipped import Shipped
-from edgenas.device import Device, connect
-from edgenas.errors import CheckFailedError, InputError, WentBackError
+from edgenas.device import Device, connect, open_phone
+from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
 from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.profiling.phone import PhoneBench
@@ -61,8 +61,10 @@ def deployed_on_phone(device: Device, to_app: str | None = None) -> list[Deploye
 
 def roll_back_phone(device: Device, name: str, to: int | None = None, to_app: str | None = None) -> RolledBack:
     """Make an earlier release the live one again; see `rollback`."""
-    with connect(device) as connection:
-        releases = PhoneReleases(connection, to_app)
+    with contextlib.ExitStack() as stack:
+        phone = open_phone(device, stack)
+        phone.lock()  # nobody else is shipping there, and would remove what is gone back to
+        releases = PhoneReleases(phone.connection, to_app)
         state = releases.state(name)
         if not state.releases and not state.events:
             raise InputError(f"{device.name}: no model {name!r} was ever put on this device.")
@@ -156,8 +158,8 @@ class _PhoneShipment(Shipment):
 
     def run(self, dry_run: bool, keep: int) -> Shipped:
         """All steps in order."""
-        self._refuse_older()
         with self._cleared_up():
+            self._refuse_older()
             folder, staged = self._place()
             self._progress("checking on the device", 0, 1)
             self._releases.verify(folder, self._hashes)
@@ -184,18 +186,22 @@ class _PhoneShipment(Shipment):
         self._releases.discard(self._name)
 
     def _activate(self, shipped: Shipped) -> None:
-        """The switch; what cannot be read where it is live is taken back."""
+        """The switch; what cannot be read where it is live, or not be noted, is taken back."""
         if self._there.live == self._release and _record_of(self._there, self._release) is not None:
             return
         self._progress("making it live", 0, 1)
         self._switching = True
-        self._releases.point(self._name, self._release)
         try:
+            self._releases.point(self._name, self._release)
             self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
-        except CheckFailedError as error:
+            self._releases.note(self._name, "activate", self._release, record=self._record(shipped))
+        except UnreachableError:
+            raise
+        except (CheckFailedError, DeviceError) as error:
             self._releases.point(self._name, self._there.live)
-            raise WentBackError(f"{error} It was live for a moment, and was taken back.") from None
-        self._releases.note(self._name, "activate", self._release, record=self._record(shipped))
+            where = f"{self._device.name}: "
+            why = str(error).removeprefix(where)
+            raise WentBackError(f"{where}the new release could not be made live, and was taken back: {why}") from None
 
     def _refuse_older(self) -> None:
         """A release is never followed by an older one; `rollback` is the way back."""

@@ -19,6 +19,12 @@ from edgenas.latency.table import LatencyTable
 
 # What goes live. The samples travel only for the check and are removed: they may be private.
 RELEASED = (MODEL, LABELS, FILE, SIGNATURE)
+_SLOWEST_BYTES_PER_S = 5_000  # a link that brings less is given up
+
+
+def upload_s(size_bytes: int) -> float:
+    """How long the upload of a file may take."""
+    return 600 + size_bytes / _SLOWEST_BYTES_PER_S
 
 
 def threads_of(bundle: Bundle, table: LatencyTable | None) -> int:

@@ -9,7 +9,7 @@ from edgenas.deploy.agreement import Agreement, run_samples
 from edgenas.deploy.bundle import MODEL, Bundle
 from edgenas.deploy.promise import measure_in_place, promise
 from edgenas.deploy.releases import refuse_app, releases_on
-from edgenas.deploy.shipment import Shipment
+from edgenas.deploy.shipment import Shipment, upload_s
 from edgenas.deploy.shipped import Shipped
 from edgenas.device import Agent, Connection, Device, connect
 from edgenas.errors import CheckFailedError, DeviceError, InputError
@@ -17,8 +17,6 @@ from edgenas.files import check_name
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import mismatch
-
-_SLOWEST_BYTES_PER_S = 5_000  # a link that brings less is given up
 
 
 def ship(
@@ -156,7 +154,7 @@ class _BoardShipment(Shipment):
                 self._connection.put(
                     self._sources[name],
                     f"{folder}/{sha}",
-                    timeout_s=600 + sizes[name] / _SLOWEST_BYTES_PER_S,
+                    timeout_s=upload_s(sizes[name]),
                     resume=True,
                     sent=functools.partial(self._progress, f"sending {name}"),
                 )

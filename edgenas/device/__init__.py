@@ -1,5 +1,6 @@
 """Devices: how they are described, reached and asked. No SSH library is imported until an ssh:// device is opened."""
 
+from edgenas.device.adb import find_adb
 from edgenas.device.connection import Completed, Connection, connect, fetch_host_key, trust
 from edgenas.device.device import (
     Device,
@@ -36,6 +37,7 @@ __all__ = [
     "connect",
     "device_names",
     "fetch_host_key",
+    "find_adb",
     "findings",
     "fingerprint",
     "list_devices",

@@ -28,7 +28,7 @@ from edgenas.device.connection import (
     whole_file,
 )
 from edgenas.device.device import Device
-from edgenas.errors import DeviceError, InputError, UnreachableError
+from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
 
 if TYPE_CHECKING:
     from edgenas.device.session import Agent
@@ -40,7 +40,7 @@ _BEGIN = f"echo edgenas-pid:$$; {_GO_HOME} || exit 126; "
 _RUN = _BEGIN + '"$@"; code=$?; printf "\\nedgenas-exit:%s\\n" "$code" >&2; exit $code'
 _START = _BEGIN + 'exec "$@"'
 _BEGUN = re.compile(rb"edgenas-pid:(\d+)\r?\n")
-_ENDED = re.compile(rb"\nedgenas-exit:(\d+)\r?\n")
+_ENDED = re.compile(rb"\nedgenas-exit:(\d{1,3})\r?\n")
 _STOP = 'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
 _ROOM = 'mkdir -p -- "$(dirname -- "$1")" && rm -rf -- "$1.part"'
 _SETTLE = (
@@ -183,7 +183,7 @@ class AdbConnection(Connection):
             kill_process(process)
             if (begun := _BEGUN.search(late.stdout or b"")) is not None:
                 self.stop(begun[1])
-            raise DeviceError(timed_out(self.device, argv, timeout_s)) from None
+            raise TooSlowError(timed_out(self.device, argv, timeout_s)) from None
         except BaseException:
             kill_process(process)
             raise
@@ -225,7 +225,7 @@ class AdbConnection(Connection):
             self._transfer(["pull", source, str(part.absolute())], timeout_s, f"{remote} could not be read")
             with part.open("rb") as file:
                 received = hashlib.file_digest(file, "sha256").hexdigest()
-            if received != done.stdout.split(maxsplit=1)[0]:
+            if received != done.stdout.partition(" ")[0].strip():
                 raise DeviceError(f"{self.device.name}: {remote} arrived with other content than it has there.")
 
     def start(self, argv: list[str]) -> Process:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from edgenas.device.device import Device
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, InputError, TooSlowError
 
 if TYPE_CHECKING:
     from edgenas.device.session import Agent
@@ -77,7 +77,8 @@ class Connection(abc.ABC):
         A program that is not there gives returncode 127, as in a shell.
 
         Raises:
-            DeviceError: unreachable, or not done after `timeout_s` (what can be killed is).
+            TooSlowError: not done after `timeout_s` (what can be killed is).
+            DeviceError: unreachable.
         """
 
     @abc.abstractmethod
@@ -206,7 +207,7 @@ class LocalConnection(Connection):
             stdout, stderr = process.communicate(input or b"", timeout_s)
         except subprocess.TimeoutExpired:
             kill_process(process)
-            raise DeviceError(timed_out(self.device, argv, timeout_s)) from None
+            raise TooSlowError(timed_out(self.device, argv, timeout_s)) from None
         except BaseException:
             kill_process(process)
             raise

@@ -27,7 +27,7 @@ def findings(device: Device) -> list[Finding]:
                 info, status = agent.info, agent.call("status")
     except EdgeNASError as error:
         return [Finding("problem", str(error))]
-    found = [_introduction(device, info), _runtime(device, info), *_resources(device, info)]
+    found = [_introduction(device, info), _runtime(device, info), _signatures(device, info), *_resources(device, info)]
     found += [busy for busy in [_busy(info, status)] if busy]
     found += [
         Finding("warning", f"{what} is there, but EdgeNAS cannot use it: models run on the CPU")
@@ -77,6 +77,13 @@ def _runtime(device: Device, info: DeviceInfo) -> Finding:
     except DeviceError as error:  # an old glibc, a 32-bit system, a Python without wheels
         return Finding("problem", str(error))
     return Finding("problem", f"{package} does not work there: {state.error}", install)
+
+
+def _signatures(device: Device, info: DeviceInfo) -> Finding:
+    if info.cryptography is not None:
+        return Finding("ok", f"signatures can be checked there (cryptography {info.cryptography})")
+    what = "signatures cannot be checked there, hashes only: it has no cryptography"
+    return Finding("warning", what, f"edgenas device setup {device.name}")
 
 
 def _resources(device: Device, info: DeviceInfo) -> list[Finding]:

@@ -17,12 +17,14 @@ from edgenas.device.device import Device
 from edgenas.errors import DeviceError, InputError
 from edgenas.files import canonical_json
 
-# One line a fact: its name, '=', what the phone says.
+# One line a fact: its name, '=', what the phone says. With the tools of Android 8 alone: it has no `nproc`.
 _ASK = """
 for name in ro.product.manufacturer ro.product.model ro.board.platform ro.build.fingerprint ro.build.version.release \\
     ro.product.cpu.abi; do echo "$name=$(getprop "$name" | head -n 1)"; done
 echo "kernel=$(uname -r)"
-echo "cores=$(nproc)"
+cores=0
+for cpu in /sys/devices/system/cpu/cpu[0-9]*; do [ -d "$cpu" ] && cores=$((cores + 1)); done
+echo "cores=$cores"
 while read -r name value unit; do case $name in
     MemTotal:) echo "memory_total_kb=$value" ;;
     MemAvailable:) echo "memory_available_kb=$value" ;;
@@ -44,12 +46,13 @@ _TEXTS = {
 }
 _NUMBERS = ("cores", "memory_total_kb", "memory_available_kb", "disk_free_kb")
 _MOST = 1 << 40  # no phone has more of anything
+_LONGEST_ANSWER_BYTES = 4096
 # Descriptor 2 holds the lock: Android's shell gives only 0, 1 and 2 on to what it runs. It is gone with its holder.
 _LOCK = """
 exec 2<>"$1" || exit 1
 flock -n 2; case $? in
     0) printf '%s\\n' "$2" > "$1.owner"; echo held; exec cat > /dev/null ;;
-    1) echo "busy $(head -c 2000 "$1.owner")" ;;
+    1) echo "busy $(head -n 1 "$1.owner")" ;;
     *) echo none ;;
 esac
 """
@@ -199,7 +202,7 @@ class Phone:
             self._tool = remote, digest
         return self._tool[0]
 
-    def benchmark(self, model: str, flags: list[str], timeout_s: float = 300) -> Completed:
+    def benchmark(self, model: str, flags: list[str], timeout_s: float) -> Completed:
         """Run benchmark_model on a model that is there, in a process of its own.
 
         Args:
@@ -208,7 +211,8 @@ class Phone:
             timeout_s: of the whole run.
 
         Raises:
-            DeviceError: the link broke, or it took too long.
+            TooSlowError: it took too long; it was ended, as far as the phone can be reached.
+            DeviceError: the link broke.
         """
         cores = self.device.runtime.cores
         bound = [] if cores is None else ["taskset", f"{sum(1 << core for core in cores):x}"]
@@ -245,7 +249,7 @@ class Phone:
 
     def _answer(self, process: Process) -> str:
         said = b""
-        while b"\n" not in said:
+        while b"\n" not in said and len(said) < _LONGEST_ANSWER_BYTES:
             try:
                 data = process.receive(30)
             except TimeoutError:

@@ -27,15 +27,22 @@ def setup_phone(device: Device, progress: Callable[[str], object] = print) -> st
         info = phone.info
         progress(f"{device.name}: {info.cpu}, {info.os}, {info.disk_free_kb / 1000:.0f} MB free")
         path = phone.tool
-        done = phone.connection.run([path, "--help"])
-        if "--graph" not in done.stdout + done.stderr:
-            raise DeviceError(
-                f"{device.name}: {device.runtime.benchmark_model} does not run there, or is no benchmark_model: exit "
-                f"code {done.returncode}, {(done.stderr.strip() or done.stdout.strip())[-200:] or 'it says nothing'}. "
-                f"It must be built for {info.abi}."
-            )
+        if (why := _complaint(phone, path)) is not None:
+            raise DeviceError(f"{device.name}: {why}")
         progress(f"{device.name}: benchmark_model {phone.runtime_version()} works.")
         return phone.runtime_version()
+
+
+def _complaint(phone: Phone, tool: str) -> str | None:
+    """Why a benchmark_model that is there is of no use; None where it runs."""
+    done = phone.connection.run([tool, "--help"])
+    if "--graph" in done.stdout + done.stderr:
+        return None
+    return (
+        f"{phone.device.runtime.benchmark_model} does not run there, or is no benchmark_model: exit code "
+        f"{done.returncode}, {(done.stderr.strip() or done.stdout.strip())[-200:] or 'it says nothing'}. It must be "
+        f"built for {phone.info.abi}."
+    )
 
 
 def phone_findings(device: Device) -> list[Finding]:
@@ -58,7 +65,7 @@ def phone_findings(device: Device) -> list[Finding]:
 
 
 def _tool(phone: Phone) -> Finding:
-    """Whether benchmark_model is there, the same as on the host, and may run."""
+    """Whether benchmark_model is there, the same as on the host, and runs."""
     device, send = phone.device, f"edgenas device setup {phone.device.name}"
     try:
         local, digest = host_tool(device)
@@ -74,4 +81,6 @@ def _tool(phone: Phone) -> Finding:
         return Finding("problem", f"{remote} is not the benchmark_model of the host: its SHA-256 is {there}", send)
     if not executable:
         return Finding("problem", f"{remote} may not be executed", send)
-    return Finding("ok", f"benchmark_model {digest[:16]} is there and may run (SHA-256 {digest})")
+    if (why := _complaint(phone, remote)) is not None:
+        return Finding("problem", why)
+    return Finding("ok", f"benchmark_model {digest[:16]} is there and runs (SHA-256 {digest})")

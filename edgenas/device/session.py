@@ -34,7 +34,13 @@ _CHECKS = {
     "replayed",
 }  # fmt: skip
 _MISTAKES = {"bad_name", "unknown_model", "bad_key", "unknown_key"}
-_FOR_SETUP = {"no_runtime", "no_cryptography"}
+_FOR_SETUP = {
+    "no_runtime": "To install it: edgenas device setup {}",
+    "no_cryptography": (
+        "To install it: edgenas device setup {}; where that cannot, it says why, and the device checks hashes only "
+        "(docs/threat-model.md)"
+    ),
+}
 _FIND_PYTHON = (
     'test -f "$1" && echo sent || echo missing; shift; for python in "$@"; do '
     '"$python" -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null && echo "$python" && exit 0; done; '
@@ -140,13 +146,18 @@ def find_python(connection: Connection, path: str = "/") -> tuple[str | None, bo
     return (lines[1] if done.returncode == 0 and len(lines) == 2 else None), lines[:1] == ["sent"]
 
 
+def own_python(connection: Connection) -> str:
+    """The interpreter of the environment that `device setup` makes on the device."""
+    return f"{connection.folder}/venv/bin/python"
+
+
 def _pythons(connection: Connection) -> list[str]:
     """The interpreters to look for, best first."""
     device = connection.device
     if device.runtime.python is not None:
         python = device.runtime.python
         return [connection.path(python) if "/" in python else python]
-    own = f"{connection.folder}/venv/bin/python"
+    own = own_python(connection)
     if device.address.kind == "local" and device.runtime.package == "ai-edge-litert":
         return [sys.executable, own]  # EdgeNAS itself is installed with this runtime
     return [own, "python3"]
@@ -333,5 +344,5 @@ class Agent:
         if kind in _MISTAKES:
             return InputError(text)
         if kind in _FOR_SETUP:
-            return DeviceError(f"{text} To install it: edgenas device setup {self.device.name}")
+            return DeviceError(f"{text} {_FOR_SETUP[kind].format(self.device.name)}")
         return DeviceError(text)

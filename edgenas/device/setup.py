@@ -7,18 +7,19 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgenas.device.connection import Completed, Connection, connect
 from edgenas.device.device import Device
-from edgenas.device.session import DeviceInfo, find_python
-from edgenas.errors import DeviceError
+from edgenas.device.session import DeviceInfo, find_python, own_python
+from edgenas.errors import DeviceError, UnreachableError
 
 _INSTALL_S = 1200
 _NEW_GLIBC = (2, 34)  # what LiteRT's aarch64 wheel and tflite-runtime 2.14's ARM wheels need, whatever their tags say
-# Welcome, not needed: load and temperature are read with the one, signatures are checked with the other.
-_EXTRAS = ("psutil", "cryptography")
+# Welcome, not needed: each is installed apart, and what follows where it cannot be.
+_SIGNATURES = {"cryptography": "signatures cannot be checked there, hashes only (docs/threat-model.md)"}
+_EXTRAS = {"psutil": "its free memory may not be told"} | _SIGNATURES
 _PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 
@@ -35,7 +36,8 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
     with connect(device) as connection:
         info = inspect_agent(connection)
         state = info.runtime(device.runtime.package)
-        if state.version is None or (info.cryptography is None and not device.runtime.python):
+        worked = state.version is not None
+        if not worked:
             progress(f"{device.name}: {info.os}, {info.machine}, {info.libc}, Python {info.python}")
             wanted = requirements(device, info)
             python = _environment(connection, progress)
@@ -49,8 +51,41 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
             )
         progress(f"{device.name}: {state.package} {state.version} works.")
         if info.cryptography is None:
-            progress(f"{device.name}: cryptography is not there, so that it cannot check signatures.")
+            info = _add_extras(connection, info, _SIGNATURES if worked else _EXTRAS, worked, progress, offline)
         return info
+
+
+def _add_extras(
+    connection: Connection,
+    info: DeviceInfo,
+    extras: Mapping[str, str],
+    worked: bool,
+    progress: Callable[[str], object],
+    offline: bool,
+) -> DeviceInfo:
+    """Install what is welcome, and say what follows where that fails: the device works without.
+
+    Args:
+        worked: whether the runtime worked before: then only an environment of ours is added to.
+
+    Returns:
+        what the device says now.
+    """
+    name, python = connection.device.name, find_python(connection)[0] or "python3"
+    if worked and python != own_python(connection):
+        for extra, follows in extras.items():
+            progress(
+                f"{name}: {python} has no {extra}: {follows}. To install it there: {python} -m pip install {extra}"
+            )
+        return info
+    for extra, follows in extras.items():
+        try:
+            _install(connection, python, [extra], info, progress, offline)
+        except UnreachableError:
+            raise
+        except DeviceError as error:
+            progress(f"{name}: without {extra}, {follows}: {str(error).removeprefix(f'{name}: ')}")
+    return inspect_agent(connection)
 
 
 def inspect_agent(connection: Connection) -> DeviceInfo:
@@ -119,8 +154,7 @@ def _environment(connection: Connection, progress: Callable[[str], object]) -> s
             f"{device.name}: ai-edge-litert does not work in EdgeNAS' own environment: "
             f"{sys.executable} -m pip install --force-reinstall ai-edge-litert"
         )
-    folder = f"{connection.folder}/venv"
-    python = f"{folder}/bin/python"
+    folder, python = f"{connection.folder}/venv", own_python(connection)
     if connection.run([python, "-m", "pip", "--version"], 60).returncode != 0:
         progress(f"{device.name}: making an environment in {folder}")
         done = connection.run(["python3", "-m", "venv", "--clear", folder], 300)
@@ -148,8 +182,6 @@ def _install(
         argv = [python, *_PIP, "install", "--retries", "1", "--timeout", "15", "--only-binary=:all:"]
         done = connection.run([*argv, *wanted], _INSTALL_S)
         if done.returncode == 0:
-            for extra in _EXTRAS:
-                connection.run([*argv, extra], _INSTALL_S)
             return
         refused = f"Its own pip said: {_last_lines(done)} "
         progress(f"{name}: its own pip could not install it; sending wheels from here")
@@ -160,8 +192,6 @@ def _install(
                 f"{name}: {' '.join(wanted)} could not be installed. {refused}"
                 f"The host's pip, fetching wheels for it, said: {_last_lines(downloaded)}"
             )
-        for extra in _EXTRAS:
-            _download(Path(folder), [extra], info)
         _send_wheels(connection, python, Path(folder), wanted, progress)
 
 
@@ -201,7 +231,6 @@ def _send_wheels(
         for wheel in wheels:
             progress(f"{name}: sending {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB)")
             connection.put(wheel, f"{remote}/{wheel.name}")
-        wanted = wanted + [extra for extra in _EXTRAS if any(wheel.name.startswith(f"{extra}-") for wheel in wheels)]
         argv = [python, *_PIP, "install", "--no-index", "--find-links", remote, *wanted]
         done = connection.run(argv, _INSTALL_S)
         if done.returncode != 0:

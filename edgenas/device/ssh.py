@@ -18,7 +18,7 @@ import paramiko
 from edgenas.device.connection import Completed, Connection, Process, Sent, not_told, timed_out, whole_file
 from edgenas.device.device import Device, fingerprint
 from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line, resolve
-from edgenas.errors import DeviceError, InputError, UnreachableError
+from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
 
 _PING_S = 4.0
 _SILENCE_S = 12.0
@@ -192,7 +192,7 @@ class _SshProcess:
             if ended and not self._channel.recv_ready() and not self._channel.recv_stderr_ready():
                 break
             if time.monotonic() > deadline:
-                raise DeviceError(timed_out(self._link.device, argv, timeout_s))
+                raise TooSlowError(timed_out(self._link.device, argv, timeout_s))
             if not moved:
                 time.sleep(0.003)
         self._channel.status_event.wait(15)

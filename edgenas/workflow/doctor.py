@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgenas.device import Device, Finding, findings
+from edgenas.device import Device, Finding, find_adb, findings
+from edgenas.errors import DeviceError
 from edgenas.latency.table import table_names
 
 _LEAST_FREE_BYTES = 2 << 30
@@ -25,6 +26,7 @@ def _host() -> list[Finding]:
         else Finding("problem", f"Python {platform.python_version()}", "EdgeNAS runs on Python 3.11 to 3.13.")
     ]
     found += [_import(name, what) for name, what in _PARTS.items()]
+    found.append(_adb())
     free = shutil.disk_usage(Path.cwd()).free
     found.append(
         Finding("ok", f"{free >> 30} GB free here")
@@ -51,7 +53,16 @@ _PARTS = {
     "ai_edge_litert.interpreter": "runs models on this machine",
     "optuna": "searches",
     "paramiko": "reaches boards over SSH",
+    "cryptography.hazmat.primitives.asymmetric.ed25519": "signs bundles",
 }
+
+
+def _adb() -> Finding:
+    """Only phones need it."""
+    try:
+        return Finding("ok", f"{find_adb()} reaches phones")
+    except DeviceError as error:
+        return Finding("ok", "no adb client: only phones need one", str(error))
 
 
 def _import(module: str, what: str) -> Finding:

@@ -43,14 +43,18 @@ class Adbd:
     Args:
         environment: of the commands that it runs.
         banner: what the phone is: `ro.product.name` and so on.
+        folder: where they begin, in place of a phone's `/`: what one of them touches by accident is found there.
         authorised: whether the phone's owner has allowed this computer.
 
     Attributes:
         cut_after: bytes to receive from now on before the cable comes out; None: it stays in.
     """
 
-    def __init__(self, environment: Mapping[str, str], banner: Mapping[str, str], authorised: bool = True) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], banner: Mapping[str, str], folder: Path, authorised: bool = True
+    ) -> None:
         self.environment = dict(environment)
+        self.folder = folder
         self.authorised = authorised
         self.port = free_port()
         properties = "".join(f"{name}={value};" for name, value in banner.items())
@@ -259,7 +263,7 @@ def _argv(command: bytes) -> list[bytes]:
 
 
 def _setting(stream: _Stream) -> dict[str, object]:
-    return {"cwd": "/", "env": stream.link.adbd.environment, "start_new_session": True}
+    return {"cwd": stream.link.adbd.folder, "env": stream.link.adbd.environment, "start_new_session": True}
 
 
 class _Shell:

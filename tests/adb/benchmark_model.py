@@ -3,6 +3,8 @@
 BENCHMARK_STYLE in its environment: "classic" (TFLite's of the years before), "percentiles" (with a prefix and
 percentiles, as now), "litert" (LiteRT's tool: another text, and the protobuf result file), "canned" (every model takes
 the same: for tests of what else is done to a phone). BENCHMARK_SAYS: a text to print instead of all.
+BENCHMARK_DELEGATED: what a delegate takes of each model: "completely", "partially" or "not". A model that begins with
+EDGENAS-CRASH, -HANGS, -ODD or -ODD-ONCE is one that benchmark_model does that with.
 """
 
 import math
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 
 STYLE = os.environ.get("BENCHMARK_STYLE", "classic")
+TAKEN = os.environ.get("BENCHMARK_DELEGATED", "completely")  # or "partially", "not"
 CANNED = """count=4 first=31 curr=12 min=11 max=31 avg=12.5 std=6
 
 Running benchmark for at least 50 iterations and at least 0.1 seconds but terminate if exceeding 9 seconds.
@@ -140,8 +143,24 @@ def main() -> int:
     if odd:
         print(f"WARN: Unconsumed cmdline flags: {' '.join(odd)}")
     say(f"Graph: [{flags['graph']}]")
-    if b"EDGENAS-CRASH" in Path(flags["graph"]).read_bytes()[:64]:
-        os.kill(os.getpid(), signal.SIGSEGV)
+    odd_once = Path(flags["graph"] + ".odd")
+    match Path(flags["graph"]).read_bytes()[:64].rstrip():
+        case b"EDGENAS-CRASH":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case b"EDGENAS-HANGS":
+            time.sleep(600)
+        case b"EDGENAS-ODD":
+            print("Inference timings in us: Init: 1, First inference: 1")
+            return 0
+        case b"EDGENAS-ODD-ONCE" if not odd_once.exists():
+            odd_once.touch()
+            print("Inference timings in us: Init: 1, First inference: 1")
+            return 0
+    asked = [name for name in ("XNNPACK", "GPU", "NNAPI") if flags[f"use_{name.lower()}"] == "true"]
+    for name in asked:
+        applied = f"Though {name} delegate is explicitly applied," if TAKEN == "not" else (
+            f"Explicitly applied {name} delegate, and")  # fmt: skip
+        say(f"{applied} the model graph will {'not be' if TAKEN == 'not' else f'be {TAKEN}'} executed by the delegate.")
     if STYLE == "canned":
         print(CANNED)
         return 0
@@ -161,8 +180,6 @@ def main() -> int:
         return 1
     init_us = (time.perf_counter_ns() - start) // 1000
     say(f"Loaded model {flags['graph']}")
-    if flags["use_xnnpack"] == "true":
-        say("Explicitly applied XNNPACK delegate, and the model graph will be completely executed by the delegate.")
     say(f"The input model file size (MB): {number(Path(flags['graph']).stat().st_size / 1e6)}")
     say(f"Initialized session in {number(init_us / 1000)}ms.")
     most, frequency = float(flags["max_secs"]), float(flags["run_frequency"])

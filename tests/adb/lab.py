@@ -31,6 +31,19 @@ app="$PHONE/apps/$1"
 [ -f "$app.debuggable" ] || { echo "run-as: package not debuggable: $1" >&2; exit 1; }
 cd "$app" && shift && exec "$@"
 """
+# What Android 8.0 has of what Debian's toybox has (platform/system/core/shell_and_utilities/README.md): nothing newer
+# may be needed, so nothing newer is there.
+ANDROID_8 = """
+acpi base64 basename blockdev bunzip2 bzcat cal cat chcon chgrp chmod chown chroot chrt cksum clear cmp comm cp cpio
+cut date dd df diff dirname dmesg dos2unix du echo env expand expr fallocate false file find flock free getenforce
+grep groups gunzip gzip head hostname hwclock id ifconfig inotifyd insmod ionice iorenice kill killall ln logname
+losetup ls lsmod lsof lspci lsusb md5sum microcom mkdir mkfifo mknod mkswap mktemp modinfo modprobe more mount
+mountpoint mv netstat nice nl nohup od paste patch pgrep pidof pkill pmap printenv printf ps pwd readlink realpath
+renice restorecon rm rmdir rmmod runcon sed seq setenforce setsid sha1sum sha224sum sha256sum sha384sum sha512sum
+sleep sort split stat strings swapoff swapon sync sysctl tac tail tar taskset tee time timeout top touch tr true
+truncate tty ulimit umount uname uniq unix2dos uptime usleep uudecode uuencode vmstat wc which whoami xargs xxd yes
+zcat
+"""
 
 
 class AdbServer:
@@ -74,7 +87,7 @@ class LabPhone:
         folder: that is the phone.
         server: to attach it to.
         style: of its benchmark_model's output.
-        android: whether its shell and its tools are Android's own, mksh and toybox, and nothing else is there.
+        android: whether its shell and its tools are Android's own, mksh and toybox, and only those of Android 8.
     """
 
     def __init__(self, folder: Path, server: AdbServer, style: str = "classic", android: bool = False) -> None:
@@ -98,7 +111,7 @@ class LabPhone:
             "TMPDIR": str(self.home), "BENCHMARK_STYLE": style, "TF_CPP_MIN_LOG_LEVEL": "3",
         }  # fmt: skip
         self.adbd = Adbd(environment, {"ro.product.name": "standin", "ro.product.model": "Stand-in",
-                                       "ro.product.device": "host"})  # fmt: skip
+                                       "ro.product.device": "host"}, folder)  # fmt: skip
         self.serial = self.adbd.serial
         server.attach(self.serial)
 
@@ -106,11 +119,9 @@ class LabPhone:
         shell, toybox = shutil.which("mksh"), shutil.which("toybox")
         if shell is None or toybox is None:
             pytest.skip("needs Android's shell and tools (apt-get install mksh toybox)")
-        names = subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split()
-        for name in names:
-            if not (self.bin / name).exists():
-                (self.bin / name).symlink_to(toybox)
-        (self.bin / "sh").unlink(missing_ok=True)
+        names = set(subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split())
+        for name in names.intersection(ANDROID_8.split()):
+            (self.bin / name).symlink_to(toybox)
         (self.bin / "sh").symlink_to(shell)
 
     def device(self, name: str = "phone", **changes: Any) -> Device:

@@ -138,6 +138,20 @@ def test_what_arrives_with_other_content_is_refused(phone: LabPhone, tmp_path: P
     assert list(folder.iterdir()) == []
 
 
+def test_odd_answers_are_refused_in_one_line(make_phone: Make, tmp_path: Path):
+    """No number that a phone says ends in a traceback."""
+    phone = make_phone()
+    with connect(phone.device()) as connection:
+        code = "9" * 5000
+        with pytest.raises(DeviceError, match="link broke"):
+            connection.run(["sh", "-c", f"printf '\\nedgenas-exit:{code}\\n' >&2; kill -9 $PPID"])
+        (phone.home / "file").write_text("x")
+        phone.replace("sha256sum", "exit 0")
+        with pytest.raises(DeviceError, match="arrived with other content"):
+            connection.get("file", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
 def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
     with connect(phone.device()) as connection:
         process = connection.start(["sh", "-c", 'echo ready; echo $$; cat; echo "$1"', "sh", "it's"])

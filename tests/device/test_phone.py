@@ -100,6 +100,11 @@ def test_a_tool_for_another_processor_is_refused(phone: LabPhone, tmp_path: Path
     tool.write_text("#!/bin/sh\necho hello\n")
     with pytest.raises(DeviceError, match="does not run there, or is no benchmark_model: exit code 0, hello"):
         setup_phone(device, lambda _: None)
+    (there,) = (path for path in (tmp_path / "work" / "tools").iterdir())
+    assert there.stat().st_mode & 0o100, "it lies there as it should"
+    (finding,) = findings(device)[1:]
+    assert finding.level == "problem"
+    assert "does not run there, or is no benchmark_model: exit code 0, hello" in finding.what
     tool.unlink()
     with pytest.raises(InputError, match=r"cannot be read \(No such file.*docs/phones\.md"):
         setup_phone(device, lambda _: None)

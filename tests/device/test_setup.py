@@ -1,11 +1,14 @@
 """A device made ready, and what doctor says before and after."""
 
 import dataclasses
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edgenas.device import Device, DeviceInfo, Runtime, RuntimeState, connect, findings, setup
+from edgenas.device import Completed, Device, DeviceInfo, Runtime, RuntimeState, connect, findings, setup
+from edgenas.device.inspect import _signatures
 from edgenas.device.setup import _remedy, platforms, requirements
 from edgenas.errors import DeviceError
 from tests.board import Board, free_port
@@ -58,6 +61,96 @@ def test_a_missing_system_library_is_named_as_a_package():
     said = "OSError: libstdc++.so.6: cannot open shared object file: No such file or directory"
     assert _remedy(said).endswith("sudo apt-get install libstdc++6")
     assert _remedy("ImportError: numpy.core.multiarray failed to import") == ""
+
+
+WORKS = (RuntimeState("ai-edge-litert", "2.1", None),)
+OWN = "/home/pi/.edgenas/venv/bin/python"
+
+
+class Pip:
+    """A device on which pip installs what it `has`, and nothing else is there."""
+
+    home, folder = "/home/pi", "/home/pi/.edgenas"
+
+    def __init__(self, info: DeviceInfo, has: set[str], python: str = OWN) -> None:
+        self.info, self.has, self.python = info, has, python
+        self.asked: list[list[str]] = []
+
+    def __enter__(self) -> "Pip":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, argv: list[str], timeout_s: float = 30) -> Completed:
+        if "install" not in argv:
+            return Completed(0, "", "")
+        wanted = [word for word in argv[argv.index("install") + 1 :] if word[0] not in "-0123456789"]
+        self.asked.append(wanted)
+        if not set(wanted) <= self.has:
+            return Completed(1, "", f"ERROR: No matching distribution found for {wanted[-1]}")
+        if "ai-edge-litert" in wanted:
+            self.info = dataclasses.replace(self.info, runtimes=WORKS)
+        if "cryptography" in wanted:
+            self.info = dataclasses.replace(self.info, cryptography="45.0")
+        return Completed(0, "", "")
+
+
+@pytest.fixture
+def set_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[DeviceInfo, str]]:
+    """Sets such a device up; what is said of it, and to the user. The host's pip finds nothing either."""
+    module = importlib.import_module("edgenas.device.setup")  # the package's own `setup` is the function
+
+    def work(pip: Pip, runtime: Runtime = Runtime()) -> tuple[DeviceInfo, str]:  # noqa: B008
+        pip.device = Device("pi", "ssh://pi", runtime=runtime)  # type: ignore[attr-defined]
+        steps: list[str] = []
+        monkeypatch.setattr(module, "connect", lambda device: pip)
+        monkeypatch.setattr(module, "inspect_agent", lambda connection: pip.info)
+        monkeypatch.setattr(module, "find_python", lambda connection: (pip.python, True))
+        monkeypatch.setattr(module, "_download", lambda *_: Completed(1, "", "ERROR: no network"))
+        return setup(pip.device, steps.append), "\n".join(steps)  # type: ignore[attr-defined]
+
+    return work
+
+
+def test_an_extra_that_cannot_be_installed_costs_only_itself(set_up: Callable[..., tuple[DeviceInfo, str]]):
+    pip = Pip(PI, {"ai-edge-litert", "numpy"})
+    info, said = set_up(pip)
+    assert info.runtime("ai-edge-litert").version == "2.1"
+    assert pip.asked == [["ai-edge-litert", "numpy"], ["psutil"], ["cryptography"]], "each apart"
+    assert "without cryptography, signatures cannot be checked there, hashes only" in said
+    assert "No matching distribution found for cryptography" in said
+    assert set_up(Pip(PI, {"ai-edge-litert", "numpy", "cryptography"}))[0].cryptography == "45.0"
+
+
+def test_a_runtime_that_works_is_left_alone(set_up: Callable[..., tuple[DeviceInfo, str]]):
+    works = dataclasses.replace(PI, runtimes=WORKS)
+    pip = Pip(works, set())
+    info, said = set_up(pip)
+    assert (info, pip.asked) == (works, [["cryptography"]]), "it works, so no failure is raised"
+    assert "hashes only" in said
+    assert set_up(Pip(works, {"cryptography"}))[0].cryptography == "45.0"
+    both = dataclasses.replace(works, cryptography="45.0")
+    pip = Pip(both, set())
+    assert set_up(pip)[0] == both
+    assert pip.asked == []
+
+
+def test_nothing_is_added_to_a_python_of_the_user_s(set_up: Callable[..., tuple[DeviceInfo, str]]):
+    pip = Pip(dataclasses.replace(PI, runtimes=WORKS), {"cryptography"}, "/opt/tflite/bin/python")
+    info, said = set_up(pip, Runtime(python="/opt/tflite/bin/python"))
+    assert (info.cryptography, pip.asked) == (None, [])
+    assert "To install it there: /opt/tflite/bin/python -m pip install cryptography" in said
+    own = Pip(dataclasses.replace(PI, runtimes=WORKS), {"cryptography"})
+    assert set_up(own, Runtime(python=OWN))[0].cryptography == "45.0", "named, but ours"
+
+
+def test_doctor_says_whether_signatures_can_be_checked():
+    device = Device("pi", "ssh://pi")
+    found = _signatures(device, PI)
+    assert (found.level, found.remedy) == ("warning", "edgenas device setup pi")
+    assert "hashes only" in found.what
+    assert _signatures(device, dataclasses.replace(PI, cryptography="45.0")).level == "ok"
 
 
 def test_a_fingerprint_is_of_the_kind_and_not_of_the_name():

@@ -4,7 +4,7 @@ import math
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgenas.errors import DeviceError
@@ -45,11 +45,25 @@ COUNTS = "count=50 first=117913 curr=117896 min=117862 max=118059 avg=117930 std
 
 
 def test_the_text_of_the_years_before():
-    found = read_text(CLASSIC, least_runs=50)
+    found = read_text(CLASSIC)
     assert (found.init_us, found.first_us, found.growth_kb, found.delegated) == (17187, 166743, 22.5 * 1024, "partial")
     timing = found.inference
     assert (timing.count, timing.min_us, timing.max_us, timing.avg_us) == (50, 117862, 118059, 117930)
     assert (timing.median_us, timing.typical_us, timing.disturbed) == (None, 117930, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        ("Explicitly applied GPU delegate, and the model graph will be completely executed by the delegate.", "full"),
+        ("Though GPU delegate is explicitly applied, the model graph will not be executed by the delegate.", "none"),
+        ("WARN: NNAPI acceleration is unsupported on this platform.", "none"),
+        ("", None),
+    ],
+)
+def test_how_much_the_delegate_took(said: str, share: str | None):
+    lines = [said if line.startswith("Explicitly") else line for line in CLASSIC.splitlines()]
+    assert read_text("\n".join(lines)).delegated == share
 
 
 def test_the_text_of_now():
@@ -81,10 +95,12 @@ def test_the_text_of_now():
         ("Inference (avg): 117930", ""),
         ("First inference: 166743", "First inference: 7"),
         ("Warmup (avg): 130148", "Warmup (avg): 7"),
-        ("Init: 17187", "Init: 0"),
+        ("Init: 17187", "Init: -1.2.3"),
+        ("Init: 17187", "Init: -1"),
         (COUNTS, ""),
         (COUNTS, f"{COUNTS}\n{COUNTS}"),
-        (COUNTS, COUNTS.replace("count=50", "count=49")),
+        (COUNTS, COUNTS.replace("count=50", "count=0")),
+        (COUNTS, COUNTS.replace("count=50", "count=" + "9" * 5000)),
         (COUNTS, COUNTS.replace("count=50", "count=fifty")),
         (COUNTS, COUNTS.replace("min=117862", "min=119999")),
         (COUNTS, COUNTS.replace("min=117862", "min=-5")),
@@ -95,6 +111,7 @@ def test_the_text_of_now():
         (COUNTS, f"{COUNTS} p5=1 median=2 p95=3"),
         ("overall=22.5", "overall=-22.5"),
         ("overall=22.5", "overall=nan"),
+        ("overall=22.5", "overall=-1..2"),
         (CLASSIC, CLASSIC + CLASSIC),
         (CLASSIC, ""),
     ],
@@ -102,10 +119,46 @@ def test_the_text_of_now():
 def test_what_no_clock_gives_is_refused(then: str, now: str):
     assert then in CLASSIC
     with pytest.raises(DeviceError, match=r"^What benchmark_model says makes no sense: .*Nothing was kept\.$"):
-        read_text(CLASSIC.replace(then, now), least_runs=50)
+        read_text(CLASSIC.replace(then, now))
+
+
+UNDER_A_MICROSECOND = """\
+count=4 first=2 curr=0 min=0 max=2 avg=0.5 std=0
+
+count=90000 first=0 curr=0 min=0 max=7 avg=0.25 std=0 p5=0 median=0 p95=1
+
+Inference timings in us: Init: 311, First inference: 2, Warmup (avg): 0.5, Inference (avg): 0.25
+"""
+ALL_ZERO = """\
+count=9000 curr=0(all same)
+
+count=90000 curr=0(all same) p5=0 median=0 p95=0
+
+Inference timings in us: Init: 311, First inference: 0, Warmup (avg): 0, Inference (avg): 0
+"""
+
+
+def test_inferences_under_a_microsecond_are_measured_too():
+    """benchmark_model counts whole ones."""
+    found = read_text(UNDER_A_MICROSECOND).inference
+    assert (found.first_us, found.min_us, found.median_us, found.typical_us, found.disturbed) == (0, 0, 0, 0.25, False)
+    found = read_text(ALL_ZERO).inference
+    assert (found.count, found.avg_us, found.disturbed) == (90000, 0, False)
+    assert 0 < found.typical_us < 0.1, "costs are ratios to it, or of it"
+    found = read_result(result([0, 0, 0], [1], 311, 2048)).inference
+    assert (found.avg_us, found.median_us) == (0, 0)
+    assert 0 < found.typical_us < 0.1
+
+
+def at(word: str) -> int:
+    return CLASSIC.index(word) + len(word)
 
 
 @given(st.text(), st.integers(0, len(CLASSIC)), st.integers(0, 300))
+@example("-1.2.3", at("Init: "), 5)
+@example("-1..2", at("overall="), 4)
+@example("9" * 5000, at("count="), 1)
+@example("1e999", at("avg="), 6)
 def test_whatever_it_prints_is_understood_or_refused(odd: str, place: int, length: int):
     text = CLASSIC[:place] + odd + CLASSIC[place + length :]
     try:
@@ -184,6 +237,8 @@ def test_a_csv_that_is_damaged_is_refused(then: str, now: str):
 
 
 @given(st.text(), st.integers(0, len(CSV)), st.integers(0, 300))
+@example("-1..2", CSV.index("0.0145"), 6)
+@example("9" * 5000, CSV.index("2, [model/act]"), 1)
 def test_whatever_the_csv_holds_is_understood_or_refused(odd: str, place: int, length: int):
     try:
         operators = read_operators(CSV[:place] + odd + CSV[place + length :])
@@ -199,7 +254,7 @@ RESULT = result(TIMES, WARMUP, 17187, 2048)
 
 
 def test_the_result_file():
-    found = read_result(RESULT, least_runs=4)
+    found = read_result(RESULT)
     assert found.inference.count == 4
     assert found.inference.avg_us == pytest.approx(1000)
     assert found.inference.typical_us == pytest.approx(1000)
@@ -207,14 +262,41 @@ def test_the_result_file():
     assert found.growth_kb == pytest.approx(2048)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e30, 0.5])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e38, 0.5])
 def test_a_result_that_no_clock_gives_is_refused(value: float):
     damaged = RESULT.replace(struct.pack("<f", 1.0), struct.pack("<f", value), 1)  # the average
     assert damaged != RESULT
     with pytest.raises(DeviceError, match="makes no sense"):
         read_result(damaged)
-    with pytest.raises(DeviceError, match="5 inferences were asked for, it ran 4"):
-        read_result(RESULT, least_runs=5)
+
+
+def field(number: int, value: float | bytes) -> bytes:
+    """A field of a protocol buffer."""
+    if isinstance(value, bytes):
+        return bytes([number << 3 | 2, len(value)]) + value
+    return bytes([number << 3 | 5]) + struct.pack("<f", value)
+
+
+LATENCIES = b"".join(field(number, 1.0) for number in (1, 2, 3, 4, 5, 8, 9))
+ODD = [
+    field(2, LATENCIES) + field(3, field(2, footprint)) + field(4, field(2, runs))
+    for runs, footprint in (
+        (math.inf, 1.0),
+        (math.nan, 1.0),
+        (1.5, 1.0),
+        (4.0, math.nan),
+        (4.0, -1.0),
+        (4.0, b"x"),
+        (b"", 1.0),
+    )
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_counts_and_sizes_that_are_none_are_refused(odd: bytes):
+    assert read_result(field(2, LATENCIES) + field(4, field(2, 4.0))).inference.count == 4
+    with pytest.raises(DeviceError, match="makes no sense"):
+        read_result(odd)
 
 
 @given(st.binary())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, InputError, TooSlowError, UnreachableError
 from edgenas.latency.profiling import phone as phones
 from edgenas.latency.profiling import phone_measuring
 from edgenas.latency.profiling.benchmark_output import Benchmark, Timing
@@ -107,6 +107,7 @@ def test_passes_go_on_until_a_model_is_known():
     ("code", "text", "words"),
     [
         (139, "", "SIGSEGV"), (132, "", "SIGILL: an instruction that this processor lacks"), (137, "", "out of memory"),
+        (136, "", "SIGFPE"), (143, "", "SIGTERM"), (159, "", "SIGSYS"),
         (1, "INFO: x\nERROR: Failed to mmap\nERROR: Benchmarking failed.", "exit code 1: ERROR: Failed to mmap |"),
         (1, "", "it does not say why"),
     ],
@@ -146,6 +147,63 @@ def test_benchmark_model_that_talks_nonsense_is_refused_in_one_line(make_phone: 
     with PhoneBench(phone.device(), 1) as bench, pytest.raises(DeviceError, match="told no times"):
         bench.measure([model], model)
     assert not (phone.home / "edgenas" / "bench").exists()
+
+
+def test_a_model_that_hangs_or_is_told_nonsense_of_costs_itself_alone(
+    make_phone: Make, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(phones, "HANGS_S", 3)
+    phone = make_phone(style="canned")
+    models = [tmp_path / name for name in ("good", "hangs", "odd", "odd-once")]
+    for model in models:
+        model.write_text(f"EDGENAS-{model.name.upper()}")
+    with PhoneBench(phone.device(), 1) as bench:
+        rounds = bench.measure(models, models[0])
+        assert [ratio is not None for ratio in rounds.ratios] == [True, False, False, True]
+        assert "had not ended after 3 s" in rounds.failed[1]
+        assert "makes no sense" in rounds.failed[2]
+        with pytest.raises(DeviceError, match=r"reference model does not run on the phone: .* makes no sense"):
+            bench.measure(models[:1], models[2])
+
+
+def test_a_link_that_is_lost_is_not_the_model_s_fault(make_phone: Make, model: Path, monkeypatch: pytest.MonkeyPatch):
+    phone = make_phone(style="litert")
+
+    def hangs(*_: object) -> None:
+        phone.adbd.unplug()
+        raise TooSlowError("it hangs")
+
+    with PhoneBench(phone.device(), 1) as bench:
+        (there,) = bench.send(model)
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.phone, "benchmark", hangs)
+            with pytest.raises(UnreachableError):
+                bench.visit(there)
+        phone.plug_in()
+        fetch = bench.phone.connection.get
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.phone.connection, "get", lambda *paths: (phone.adbd.unplug(), fetch(*paths)))
+            with pytest.raises(UnreachableError, match=r"offline|is attached"):
+                bench.visit(there)
+        phone.plug_in()
+
+
+@pytest.mark.parametrize("delegate", ["xnnpack", "gpu", "nnapi"])
+def test_a_delegate_that_takes_nothing_is_not_measured_under_its_name(
+    make_phone: Make, project: Path, tiny_plan: Plan, quick: None, delegate: str
+):
+    phone = make_phone(style="canned")
+    runtime = dataclasses.replace(phone.device().runtime, delegate=delegate)
+    phone.adbd.environment["BENCHMARK_DELEGATED"] = "not"
+    with pytest.raises(CheckFailedError, match=r'delegate takes nothing of the reference model.*"none"'):
+        profile(phone.device(runtime=runtime), SPACE, "int8", plan=tiny_plan)
+    phone.adbd.environment["BENCHMARK_DELEGATED"] = "partially"
+    with ConversionPool(MODELS, "int8") as pool, PhoneBench(phone.device(runtime=runtime), 1) as bench:
+        model = pool.path(tiny_plan.reference)
+        assert bench.measure([model, model], model).delegated == ("partial", "partial")
+    own = dataclasses.replace(runtime, delegate="none")  # then no delegate is asked for, and none is told of
+    with PhoneBench(phone.device(runtime=own), 1) as bench:
+        assert bench.measure([model], model).delegated == (None,)
 
 
 @pytest.mark.slow
@@ -190,6 +248,7 @@ def test_a_profile_and_what_is_said_of_a_layer(
     assert (identity.runtime, identity.delegate, len(identity.runtime_version)) == ("benchmark-model", "XNNPACK", 16)
     assert (identity.cpu, identity.os) == ("EdgeNAS Stand-in (host, x86_64)", "Android 14")
     assert set(table.entries) == set(tiny_plan.layers)
+    assert table.provenance["delegated"] == {"full": len(table.entries)}
     assert all(entry.cold_us is None and entry.us > 0 for entry in table.entries.values())
     summary = table.certificate_summary()
     assert summary is not None

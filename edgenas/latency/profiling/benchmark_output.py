@@ -13,24 +13,30 @@ from dataclasses import dataclass
 
 from edgenas.errors import DeviceError
 
-_NUMBER = r"(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|[+-]?nan|[+-]?inf|-\d[\d.e+-]*)"
 _PREFIX = r"(?:INFO: )?"
 _TIMINGS = re.compile(
-    rf"{_PREFIX}Inference timings in us: Init: ({_NUMBER}), First inference: ({_NUMBER}), "
-    rf"Warmup \(avg\): ({_NUMBER}), Inference \(avg\): ({_NUMBER})"
+    rf"{_PREFIX}Inference timings in us: Init: (\S+), First inference: (\S+), "
+    r"Warmup \(avg\): (\S+), Inference \(avg\): (\S+)"
 )
 _COUNTS = re.compile(rf"{_PREFIX}(count=.+)")
 _MEMORY = re.compile(
     rf"{_PREFIX}(?:Memory footprint delta from the start of the tool|Peak memory footprint) \(MB\): "
-    rf"init=({_NUMBER}) overall=({_NUMBER})"
+    r"init=(\S+) overall=(\S+)"
 )
 # benchmark_model prints six digits of an average.
 _SAME = 1e-4
 _LONGEST_US = 1e10  # no inference takes hours
 # Microseconds are whole in a median and not in an average: below this many the average is the finer clock.
 _FINE_US = 200.0
+# What stands for the time of inferences that the clock's whole microseconds all saw as 0: costs are ratios, and none is
+# to 0. It is the least that an entry of a table can be.
+_LEAST_US = 0.01
 # An average so far above its median was disturbed; or, where no median is told, one whose standard error is that share.
 _APART, _UNSURE = 1.15, 0.05
+
+
+class NonsenseError(DeviceError):
+    """What benchmark_model left is not what it leaves when all is well."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,9 @@ class Timing:
 
     Attributes:
         count: how many.
+        first_us, min_us, max_us, avg_us, median_us: 0 where it took less than a microsecond.
         first_us: None where the result file does not tell.
-        min_us: 0 where it took less than one microsecond.
-        median_us: likewise; None where this benchmark_model does not tell.
+        median_us: None where this benchmark_model does not tell.
     """
 
     count: int
@@ -54,8 +60,9 @@ class Timing:
 
     @property
     def typical_us(self) -> float:
-        """What one inference took: the median, or the average where that is the finer clock or all there is."""
-        return self.avg_us if self.median_us is None or self.median_us < _FINE_US else self.median_us
+        """What one inference took, above 0: the median; the average where that is the finer clock or all there is."""
+        us = self.avg_us if self.median_us is None or self.median_us < _FINE_US else self.median_us
+        return max(us, _LEAST_US)
 
     @property
     def disturbed(self) -> bool:
@@ -103,15 +110,11 @@ class Operator:
     inside: bool
 
 
-def read_text(text: str, least_runs: int = 1) -> Benchmark:
-    """What benchmark_model printed.
-
-    Args:
-        text: its stdout and stderr.
-        least_runs: how many inferences it was asked for.
+def read_text(text: str) -> Benchmark:
+    """What benchmark_model printed, stdout and stderr.
 
     Raises:
-        DeviceError: not complete, not of one run, or a number that no clock gives.
+        NonsenseError: not complete, not of one run, or a number that no clock gives.
     """
     lines = [line.strip() for line in text.splitlines()]
     timings = [found for line in lines if (found := _TIMINGS.fullmatch(line))]
@@ -129,10 +132,8 @@ def read_text(text: str, least_runs: int = 1) -> Benchmark:
     ):
         if abs(said - counted) > _SAME * counted + 0.01:
             raise _nonsense(f"{what} took {said:g} us in one line and {counted:g} us in another")
-    if inference.count < least_runs:
-        raise _nonsense(f"{least_runs} inferences were asked for, it ran {inference.count}")
     memory = [found for line in lines if (found := _MEMORY.fullmatch(line))]
-    growth_kb = _size_kb(memory[0][2]) if memory else None
+    growth_kb = _size_kb(_number(memory[0][2]) * 1024) if memory else None
     return Benchmark(init_us, first_us, inference, growth_kb, _delegated(text))
 
 
@@ -145,17 +146,17 @@ def _timing(line: str) -> Timing:
             raise _nonsense(f"the line {line[:80]!r}")
         said[key] = value
     try:
-        count = int(said["count"])
+        count = _whole(said["count"])
         if "first" in said:
             first, high, avg = (_time(said[key]) for key in ("first", "max", "avg"))
-            low, std = _finite(said["min"]), _finite(said["std"])
+            low, std = _time(said["min"]), _number(said["std"])
         else:  # all took the same
             first = low = high = avg = _time(said["curr"])
             std = 0.0
-        median = _finite(said["median"]) if "median" in said else None
-    except (KeyError, ValueError):
+        median = _time(said["median"]) if "median" in said else None
+    except KeyError:
         raise _nonsense(f"the line {line[:80]!r}") from None
-    inside = 0 <= low <= first <= high and low - 0.01 <= avg * (1 + _SAME) and avg * (1 - _SAME) <= high
+    inside = low <= first <= high and low - 0.01 <= avg * (1 + _SAME) and avg * (1 - _SAME) <= high
     if count < 1 or not inside or std < 0 or (median is not None and not low <= median <= high):
         raise _nonsense(f"the line {line[:80]!r} contradicts itself")
     return Timing(count, first, low, high, avg, std, median)
@@ -166,13 +167,15 @@ def _delegated(text: str) -> str | None:
         return "full"
     if "the model graph will be partially executed by the delegate" in text:
         return "partial"
-    return "none" if "the model graph will not be executed by the delegate" in text else None
+    refused = "the model graph will not be executed by the delegate", "acceleration is unsupported on this platform"
+    return "none" if any(words in text for words in refused) else None
 
 
 # The operators, as CSV
 
 _SECTION = "Operator-wise Profiling Info for Regular Benchmark Runs:"
 _RUN_ORDER = re.compile(r"=+ Run Order =+")
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|nan|inf)"
 _COLUMNS = {
     "start": _NUMBER,
     "first": _NUMBER,
@@ -190,7 +193,7 @@ def read_operators(text: str) -> tuple[Operator, ...]:
     An operator that stands for a whole delegate is left out where the delegate's own follow.
 
     Raises:
-        DeviceError: no such file, not complete, or a number that no clock gives.
+        NonsenseError: no such file, not complete, or a number that no clock gives.
     """
     _, found, rest = text.partition(_SECTION)
     if not found:
@@ -218,10 +221,8 @@ def _table(text: str, inside: bool) -> list[Operator]:
             cells = row.fullmatch(content.strip())
             if cells is None:
                 raise _nonsense(f"the line {content.strip()[:80]!r} of its CSV")
-            us = _finite(cells["avg_ms"]) * 1000
-            if not 0 <= us < _LONGEST_US:
-                raise _nonsense(f"an operator of {us:g} us in its CSV")
-            operators.append(Operator(cells["kind"], cells["name"], us, int(cells["times_called"]), inside))
+            us, calls = _time(_number(cells["avg_ms"]) * 1000), _whole(cells["times_called"])
+            operators.append(Operator(cells["kind"], cells["name"], us, calls, inside))
     return operators
 
 
@@ -242,29 +243,26 @@ def _row(head: str) -> re.Pattern[str]:
 _LATENCY, _MEMORY_METRICS, _MISC = 2, 3, 4  # fields of BenchmarkResult
 
 
-def read_result(data: bytes, least_runs: int = 1) -> Benchmark:
+def read_result(data: bytes) -> Benchmark:
     """The message `BenchmarkResult` in the file of `--result_file_path`.
 
     Raises:
-        DeviceError: no such message, not complete, or a number that no clock gives.
+        NonsenseError: no such message, not complete, or a number that no clock gives.
     """
     try:
         parts = {number: value for number, value in _fields(data) if isinstance(value, bytes)}
         latency = dict(_fields(parts[_LATENCY]))
         memory, misc = dict(_fields(parts.get(_MEMORY_METRICS, b""))), dict(_fields(parts[_MISC]))
-        avg, low, high, std, median, init, first = (float(latency[number]) for number in (1, 2, 3, 4, 5, 8, 9))
-        runs = int(misc[2])
-        footprint = memory.get(2)
-    except (KeyError, ValueError, TypeError, struct.error) as error:
+        times = [_number(latency[number]) * 1000 for number in (1, 2, 3, 5, 8, 9)]
+        spread_us, runs, footprint = _number(latency[4]) * 1000, _whole(misc[2]), memory.get(2)
+    except (KeyError, ValueError, struct.error) as error:
         raise _nonsense(f"its result file is no BenchmarkResult ({error!r})") from None
-    avg_us, high_us, init_us, first_us = (_time(str(value * 1000)) for value in (avg, high, init, first))
-    low_us, median_us, spread_us = (_finite(str(value)) * 1000 for value in (low, median, std))
-    if not 0 <= low * (1 - _SAME) <= avg <= high * (1 + _SAME) or not low <= median <= high or spread_us < 0:
+    avg_us, low_us, high_us, median_us, init_us, first_us = map(_time, times)
+    inside = low_us * (1 - _SAME) <= avg_us <= high_us * (1 + _SAME) and low_us <= median_us <= high_us
+    if runs < 1 or not inside or spread_us < 0:
         raise _nonsense("the times of its result file contradict each other")
-    if runs < max(1, least_runs):
-        raise _nonsense(f"{least_runs} inferences were asked for, it ran {runs}")
     timing = Timing(runs, None, low_us, high_us, avg_us, spread_us, median_us)
-    growth_kb = _size_kb(str(int(footprint) / 1024)) if footprint is not None else None
+    growth_kb = _size_kb(_number(footprint)) if footprint is not None else None
     return Benchmark(init_us, first_us, timing, growth_kb, None)
 
 
@@ -306,27 +304,38 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
     raise ValueError("a number without an end")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _nonsense(f"the number {text}")
-    return value
+def _number(value: str | bytes | float) -> float:
+    """The one way in which a number is read here: what comes back is finite."""
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise _nonsense(f"the number {str(value)[:20]!r}")
+    return number
 
 
-def _time(text: str) -> float:
-    """Microseconds, as a clock can give them."""
-    value = _finite(text)
-    if not 0 < value < _LONGEST_US:
-        raise _nonsense(f"a time of {text[:20]} us")
-    return value
+def _whole(value: str | bytes | float) -> int:
+    """How many there are of something."""
+    number = _number(value)
+    if number < 0 or not number.is_integer():
+        raise _nonsense(f"a count of {number:g}")
+    return int(number)
 
 
-def _size_kb(megabytes: str) -> float:
-    value = _finite(megabytes) * 1024
-    if not 0 <= value < 1 << 40:
-        raise _nonsense(f"a memory of {megabytes[:20]} MB")
-    return value
+def _time(value: str | float) -> float:
+    """Microseconds, as a clock can give them; a clock of whole ones gives 0 too."""
+    us = _number(value)
+    if not 0 <= us < _LONGEST_US:
+        raise _nonsense(f"a time of {us:g} us")
+    return us
 
 
-def _nonsense(what: str) -> DeviceError:
-    return DeviceError(f"What benchmark_model says makes no sense: {what[:300]}. Nothing was kept.")
+def _size_kb(kilobytes: float) -> float:
+    if not 0 <= kilobytes < 1 << 40:
+        raise _nonsense(f"a memory of {kilobytes:g} kB")
+    return kilobytes
+
+
+def _nonsense(what: str) -> NonsenseError:
+    return NonsenseError(f"What benchmark_model says makes no sense: {what[:300]}. Nothing was kept.")

@@ -18,15 +18,17 @@ import numpy as np
 
 import edgenas.files as files
 from edgenas.device import Device, Phone, PhoneInfo, open_phone, phone_delegate, shares_host
-from edgenas.errors import DeviceError
+from edgenas.errors import CheckFailedError, DeviceError, TooSlowError, UnreachableError
 from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress
-from edgenas.latency.profiling.benchmark_output import Benchmark, read_result, read_text
+from edgenas.latency.profiling.benchmark_output import Benchmark, NonsenseError, read_result, read_text
 from edgenas.latency.profiling.rounds import Ratio, Rounds, half_width, pass_until_known, still_unknown
 
 # Models between two runs of the reference; visits beside a reference that moved by more than that do not count.
 GROUP, MOST_MOVED = 4, 0.10
 # Of one process: inferences at least, for so long at least, after a warm-up; seconds.
 RUNS, LEAST_S, MOST_S, WARMUP_RUNS, WARMUP_S = 50, 0.1, 60, 3, 0.05
+# After that a model hangs: it has long passed what benchmark_model was told to stop at.
+HANGS_S = 300
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class PhoneBench:
             models, reference: paths there.
 
         Raises:
+            CheckFailedError: the delegate that is asked for takes nothing of the reference model.
             DeviceError: the link broke, or the phone stays disturbed; the text says by what.
         """
         batch = _Batch(self.visit, models, reference)
@@ -141,8 +144,17 @@ class PhoneBench:
             every_ms: begin one inference every so many ms; None: one after the other.
 
         Raises:
-            DeviceError: the link broke, or what benchmark_model says makes no sense.
+            DeviceError: the link broke, or benchmark_model does not run there at all.
         """
+        failure = ""
+        for _ in range(2):  # a line of something else may come between what benchmark_model prints, but hardly twice
+            try:
+                return self._visit(model, runs, every_ms)
+            except NonsenseError as error:
+                failure = str(error).rstrip(".")
+        return Visit(None, failure)
+
+    def _visit(self, model: str, runs: int, every_ms: float | None) -> Visit:
         flags = [f"--num_threads={self._threads}", f"--num_runs={runs}", f"--warmup_runs={WARMUP_RUNS}"]
         flags += [f"--min_secs={LEAST_S}", f"--max_secs={MOST_S}", f"--warmup_min_secs={WARMUP_S}"]
         if every_ms is not None:
@@ -151,7 +163,11 @@ class PhoneBench:
         if self._result_file:
             self.phone.connection.run(["rm", "-f", "--", result])
             flags.append(f"--result_file_path={result}")
-        done = self.phone.benchmark(model, flags)
+        try:
+            done = self.phone.benchmark(model, flags, HANGS_S)
+        except TooSlowError:
+            self.phone.connection.run(["true"])  # says so where it is the link that is gone, and not the model's fault
+            return Visit(None, f"benchmark_model had not ended after {HANGS_S} s, and was ended")
         text = f"{done.stdout}\n{done.stderr}"
         if done.returncode != 0:
             return Visit(None, why_it_failed(done.returncode, text))
@@ -160,7 +176,7 @@ class PhoneBench:
         if "Inference timings in us" not in text:  # LiteRT's tool
             self._result_file = True
             self.phone.connection.run(["mkdir", "-p", "--", self._folder])
-            return self.visit(model, runs, every_ms)
+            return self._visit(model, runs, every_ms)
         return Visit(read_text(text), None)
 
     def _read_file(self, remote: str) -> Benchmark:
@@ -168,8 +184,10 @@ class PhoneBench:
             local = Path(folder) / "result.pb"
             try:
                 self.phone.connection.get(remote, local)
+            except UnreachableError:
+                raise
             except DeviceError as error:
-                raise DeviceError(f"{self.device.name}: benchmark_model told no times: {error}") from None
+                raise NonsenseError(f"benchmark_model told no times: {error}") from None
             return read_result(local.read_bytes())
 
     def send(self, *models: Path) -> tuple[str, ...]:
@@ -189,7 +207,7 @@ class PhoneBench:
         connection, archive = self.phone.connection, f"{self._folder}/models.tar"
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "models.tar"
-            with tarfile.open(local, "w") as content:
+            with tarfile.open(local, "w", format=tarfile.USTAR_FORMAT) as content:  # the one that Android 8 reads too
                 for name, path in new.items():
                     content.add(path.resolve(), name)
             connection.put(local, archive)
@@ -227,7 +245,8 @@ def why_it_failed(returncode: int, text: str) -> str:
     if returncode in (126, 127):
         raise DeviceError(f"benchmark_model does not run there: {text.strip()[-200:]}.")
     signals = {132: "SIGILL: an instruction that this processor lacks", 134: "SIGABRT", 135: "SIGBUS",
-               137: "SIGKILL: perhaps out of memory", 139: "SIGSEGV"}  # fmt: skip
+               136: "SIGFPE", 137: "SIGKILL: perhaps out of memory", 139: "SIGSEGV", 143: "SIGTERM",
+               159: "SIGSYS: a call that Android forbids"}  # fmt: skip
     if returncode in signals:
         return f"benchmark_model was ended by {signals[returncode]}"
     errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
@@ -248,6 +267,7 @@ class _Batch:
     drifted: int = 0
     busy_s: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)
+    delegated: dict[int, str] = field(default_factory=dict)
     references_us: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -291,6 +311,8 @@ class _Batch:
         if visit.found is None:
             self.failed[index] = visit.failure or "it does not say why"
             return None
+        if visit.found.delegated is not None:
+            self.delegated[index] = visit.found.delegated
         if visit.found.inference.disturbed:
             self.interrupted += 1
             return None
@@ -301,6 +323,12 @@ class _Batch:
         visit = self.visit(self.reference)
         if visit.found is None:
             raise DeviceError(f"The reference model does not run on the phone: {visit.failure}.")
+        if visit.found.delegated == "none":
+            raise CheckFailedError(
+                "The phone's delegate takes nothing of the reference model: what is measured would be the processor's "
+                "times under the delegate's name. Name another one as `delegate` under [runtime] in the phone's file: "
+                '"xnnpack", or "none" for TFLite\'s own kernels; docs/phones.md says more.'
+            )
         if visit.found.inference.disturbed:
             return None
         self.references_us.append(visit.found.inference.typical_us)
@@ -320,4 +348,5 @@ class _Batch:
             interrupted=self.interrupted,
             drifted=self.drifted,
             busy_s=self.busy_s,
+            delegated=tuple(self.delegated.get(index) for index in range(len(self.models))),
         )

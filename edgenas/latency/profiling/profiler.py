@@ -290,6 +290,7 @@ class _Session:
             "reference_us": rounds.reference_us, "empty": empty.value,
             "empty_cold": empty.cold, "empty_kb": empty.resident_kb, "busy_s": rounds.busy_s,
             "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
+            "delegated": _delegated(batch, rounds),
         })  # fmt: skip
         self._done += len(lines)
         self._progress("measuring", self._done, self._total)
@@ -311,6 +312,9 @@ class _Session:
         empty_cold_us = float(np.median([session["empty_cold"] or 0.0 for session in sessions])) * reference_us
         ratios = self._journal.ratios
         adopted = {str(layer) for layer in self.adopted}
+        delegated: collections.Counter[str] = collections.Counter()
+        for session in sessions:
+            delegated.update(session.get("delegated", {}))
         entries = {}
         for layer in self._plan.layers:
             if layer in self.adopted:
@@ -340,6 +344,7 @@ class _Session:
                 "unsettled": sum(ratio.half_width > HALF_WIDTH for key, ratio in ratios.items() if key not in adopted),
                 "adopted": len(self.adopted),
                 "adopted_from": self.donor.name if self.donor else None,
+                **({"delegated": dict(delegated)} if delegated else {}),
             },
         )
         calibrated = calibrated_on(raw, self._networks(self._plan.calibration, reference_us))
@@ -366,3 +371,9 @@ class _Session:
             first, again = (self._journal.ratios[f"{when} {network}"].value for when in ("first", "again"))
             found.append(Network(str(network), first * reference_us / 1000, again * reference_us / 1000, float("nan")))
         return tuple(found)
+
+
+def _delegated(batch: Sequence[Job], rounds: Rounds) -> dict[str, int]:
+    """How many layers of a batch a phone's delegate took wholly, in part and not at all, where that is told."""
+    told = zip(batch, rounds.delegated, strict=False)
+    return dict(collections.Counter(share for (_, subject), share in told if share and isinstance(subject, Layer)))

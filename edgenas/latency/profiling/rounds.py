@@ -86,9 +86,12 @@ class Rounds(_Visited):
 
     Attributes:
         ratios: one a model; None only where it cannot be run.
+        delegated: of phones, one a model: how much of it the delegate took, "full", "partial" or "none"; None where
+            benchmark_model does not say.
     """
 
     ratios: tuple[Ratio | None, ...]
+    delegated: tuple[str | None, ...] = ()
 
 
 def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
