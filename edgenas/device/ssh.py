@@ -44,6 +44,10 @@ _RESUME = (
 _SIZE = 'test -f "$1.part" && wc -c < "$1.part" || echo 0'
 
 
+class _TooSlowError(DeviceError):
+    """A command was not done in its time."""
+
+
 class _Link:
     """One logged-in transport and its heartbeat."""
 
@@ -192,7 +196,7 @@ class _SshProcess:
             if ended and not self._channel.recv_ready() and not self._channel.recv_stderr_ready():
                 break
             if time.monotonic() > deadline:
-                raise DeviceError(timed_out(self._link.device, argv, timeout_s))
+                raise _TooSlowError(timed_out(self._link.device, argv, timeout_s))
             if not moved:
                 time.sleep(0.003)
         self._channel.status_event.wait(15)
@@ -257,7 +261,13 @@ class SshConnection(Connection):
             file.seek(there)
             argv = ["sh", "-c", _RESUME if resume else _PUT, "sh", path, str(size), str(there)]
             pieces = _told(file, there, size, sent)
-            code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
+            try:
+                code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
+            except _TooSlowError:
+                raise UnreachableError(
+                    f"{self.device.name}: {remote} ({size} bytes) did not arrive within {timeout_s:g} s: the link is "
+                    "too slow. Try again when it is better."
+                ) from None
         if code != 0:
             raise DeviceError(
                 f"{self.device.name}: {remote} could not be written: {_last(stderr) or 'the file came short'}."
