@@ -113,14 +113,14 @@ class Cuts:
         self.missed: list[str] = []
         self._key = key
         trust_key(self.direct, key.public)
-        self._live = bundle.manifest.release
-        self.release()
+        for _ in range(2):  # so that the next one has one to prune
+            self.release()
 
     def release(self, keep: int = 2) -> int:
         """Ship a new release, uncut."""
         newer = self.another()
-        self._live = newer.manifest.release
         ship(newer, self.direct, "digits", keep=keep)
+        self._live = newer.manifest.release
         return self._live
 
     def device(self, runtime: Runtime, port: int | None = None) -> Device:
