@@ -24,7 +24,7 @@ class DeviceError(EdgeNASError):
 
 
 class UnreachableError(DeviceError):
-    """The device is off, or the way to it broke: the same command can be tried again when it is back."""
+    """The device is off, or the way to it broke or is too slow: the same command can be tried again when it is back."""
 
 
 class TooSlowError(DeviceError):

@@ -181,21 +181,25 @@ def _key(name: str | None) -> Any:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", help="The key that signs it.  [default: yours called 'default']")
+@click.option("--key", help="The key that signs it.  [default: yours called 'default', if you have any]")
+@click.option("--after", type=click.IntRange(0), default=0, help="A release of a device: the new number is above it.")
 @json_option
-def sign(bundle: Path, key: str | None, as_json: bool) -> None:
+def sign(bundle: Path, key: str | None, after: int, as_json: bool) -> None:
     """Give BUNDLE a new release number and sign it, in place.
 
-    A device takes a bundle that it had before, and replaced since, only with a new number.
+    A device takes a bundle that it had before, and replaced since, only with a new number. Without any key of yours
+    the bundle gets that number alone: it is not signed (any more).
 
     \b
     Example: edgenas sign studies/shoes/bundles/3f2a9c0b1d4e
     """
     from edgenas.deploy.bundle import sign as sign_bundle
-    from edgenas.deploy.keys import DEFAULT, SigningKey
+    from edgenas.deploy.keys import DEFAULT, SigningKey, key_names
 
-    signed = sign_bundle(bundle, SigningKey.load(key or DEFAULT))
+    signing = SigningKey.load(key or DEFAULT) if key or key_names() else None
+    signed = sign_bundle(bundle, signing, after)
     if as_json:
         print_json({"bundle": str(bundle), "release": signed.manifest.release, "signed_by": signed.signed_by})
     else:
-        stdout.print(f"{bundle}: release {signed.manifest.release}, {_signed(signed)}.", markup=False)
+        how = "" if signing else ": you have no key (to make one: edgenas key create)"
+        stdout.print(f"{bundle}: release {signed.manifest.release}, {_signed(signed)}{how}.", markup=False)

@@ -140,6 +140,8 @@ def print_shipped(shipped: Any) -> None:
 def rollback(device: str, name: str, to: int | None, to_app: str | None, as_json: bool) -> None:
     """Make the release of model NAME live that was live before.
 
+    Cut anywhere, the same command goes back to the same release.
+
     \b
     Example: edgenas rollback pi shoes
     """
@@ -150,7 +152,8 @@ def rollback(device: str, name: str, to: int | None, to_app: str | None, as_json
     if as_json:
         print_json({"device": device, "name": name, "active": done.active, "previous": done.previous})
     else:
-        stdout.print(f"{name} on {device}: release {done.active} is live again.", markup=False)
+        before = "none" if done.previous is None else f"release {done.previous}"
+        stdout.print(f"{name} on {device}: release {done.active} is live again, before: {before}.", markup=False)
 
 
 @click.command()

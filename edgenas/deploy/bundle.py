@@ -210,12 +210,12 @@ class Bundle:
                 (beside / SIGNATURE).write_bytes(key.sign((beside / FILE).read_bytes()))
         return cls.load(folder)
 
-    def sign(self, key: SigningKey | None) -> "Bundle":
-        """Give it a new release number, and sign it; unsigned without a key.
+    def sign(self, key: SigningKey | None, after: int = 0) -> "Bundle":
+        """Give it a new release number above `after`, and sign it; unsigned without a key.
 
         Cut in the middle, it is a bundle without a signature: the same call makes up for it.
         """
-        manifest = dataclasses.replace(self.manifest, release=new_release(self.manifest.release))
+        manifest = dataclasses.replace(self.manifest, release=new_release(max(self.manifest.release, after)))
         (self.folder / SIGNATURE).unlink(missing_ok=True)
         write_manifest(self.folder / FILE, manifest)
         if key is not None:
@@ -267,8 +267,12 @@ def unpack(path: Path, folder: Path) -> Path:
     return folder
 
 
-def sign(path: Path, key: SigningKey | None) -> Bundle:
+def sign(path: Path, key: SigningKey | None, after: int = 0) -> Bundle:
     """Sign a bundle, a folder or a `.edgenas` file, in place; the packed file beside a folder follows it.
+
+    Args:
+        key: None: it gets its new number alone, and is not signed.
+        after: a release that a device has had; the new number is above it.
 
     Raises:
         InputError: no bundle.
@@ -276,9 +280,9 @@ def sign(path: Path, key: SigningKey | None) -> Bundle:
     """
     if path.is_file():
         with tempfile.TemporaryDirectory() as folder:
-            Bundle.load(unpack(path, Path(folder) / "bundle")).sign(key).pack(path)
+            Bundle.load(unpack(path, Path(folder) / "bundle")).sign(key, after).pack(path)
         return Bundle.load(path)
-    bundle = Bundle.load(path).sign(key)
+    bundle = Bundle.load(path).sign(key, after)
     packed = path.with_name(path.name + SUFFIX)
     if packed.is_file():
         bundle.pack(packed)

@@ -9,7 +9,7 @@ from edgenas.deploy.bundle import MODEL, Bundle
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.promise import Measured, measure_in_place
 from edgenas.device import Agent, Connection, Device, connect
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
 from edgenas.files import check_name, from_mapping, sha256
 from edgenas.latency.profiling.bench import Progress, no_progress
 
@@ -83,7 +83,7 @@ def deployed(device: Device, *, to_app: str | None = None) -> list[Deployed]:
 
 
 def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | None = None) -> RolledBack:
-    """Make an earlier release the live one again.
+    """Make an earlier release the live one again. Cut anywhere, the same call goes back to the same release.
 
     Args:
         to: a release that the device still keeps; None: the one that was live before.
@@ -91,6 +91,7 @@ def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | 
 
     Raises:
         CheckFailedError: there is no such release on the device, or it is not whole.
+        WentBackError: it could not be made live; what was live before is again.
         DeviceError: unreachable.
         InputError: no model of that name was ever put there.
     """
@@ -104,9 +105,13 @@ def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | 
         answer = agent.call("rollback", name=name, to=to)
         try:
             before = answer["from"]
-            return RolledBack(name, device.name, int(answer["release"]), None if before is None else int(before))
+            done = RolledBack(name, device.name, int(answer["release"]), None if before is None else int(before))
         except (KeyError, TypeError, ValueError):
             raise DeviceError(f"{device.name}: its answer to 'rollback' makes no sense: {answer!r}.") from None
+        # It is done: should this not arrive, no more is lost than that the next rollback gives the same answer.
+        with contextlib.suppress(EdgeNASError):
+            agent.call("heard", name=name, release=done.active)
+        return done
 
 
 def verify(

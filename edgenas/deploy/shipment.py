@@ -12,7 +12,7 @@ from edgenas.deploy.promise import Measured, Promise
 from edgenas.deploy.shipped import Check, Shipped
 from edgenas.device import Device
 from edgenas.device.agent.signatures import SIGNATURE
-from edgenas.errors import CheckFailedError, EdgeNASError
+from edgenas.errors import CheckFailedError, EdgeNASError, UnreachableError
 from edgenas.files import sha256
 from edgenas.latency.profiling.bench import Progress
 from edgenas.latency.table import LatencyTable
@@ -104,8 +104,9 @@ class Shipment(abc.ABC):
         try:
             yield
         except EdgeNASError as error:
+            cut = isinstance(error, UnreachableError)  # then what came stays: the same command goes on with it
             with contextlib.suppress(EdgeNASError):
-                self._clear(*self._hashes.values())
+                self._clear(*(() if cut else self._hashes.values()))
             error.args = (f"{error} {self._what_is_live()}",)
             raise
         except BaseException:
@@ -193,8 +194,10 @@ class Shipment(abc.ABC):
                     f"way. Ask with: edgenas deployed {self._device.name}"
                 )
             live = self._before  # only the switch changes it
-        if live != self._before:
-            return f"The new release {live} of {self._name!r} is live all the same."
+        if live not in (None, self._before):
+            if live == self._release:
+                return f"The new release {live} of {self._name!r} is live all the same."
+            return f"Release {live} of {self._name!r} is live: somebody else made it so meanwhile."
         if live is None:
             return f"Nothing was put live: {self._name!r} has no release on {self._device.name}."
         return f"The old model is still live: release {live} of {self._name!r}."

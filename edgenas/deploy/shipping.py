@@ -68,6 +68,8 @@ def ship(
     refuse_app(device, to_app)
     with connect(device) as connection, connection.open_agent() as agent:
         agent.runtime_version(device.runtime.package)
+        # Nobody else is measuring or shipping there: what is live before stays so, what is cleared up is our own.
+        agent.lock()
         return _BoardShipment(bundle, precision, name, table, connection, agent, progress).run(dry_run, keep)
 
 
@@ -104,7 +106,6 @@ class _BoardShipment(Shipment):
 
     def run(self, dry_run: bool, keep: int) -> Shipped:
         """All steps in order."""
-        self._agent.lock()  # nobody else is measuring or shipping there: what is cleared up is our own
         with self._cleared_up():
             self._send()
             staged = self._stage()
@@ -135,10 +136,10 @@ class _BoardShipment(Shipment):
         return _live(self._agent, self._name)
 
     def _clear(self, *sent: str) -> None:
-        self._agent.call("discard", timeout_s=10, name=self._name, files=sent)
+        self._agent.call("discard", timeout_s=10, name=self._name, files=sent, release=self._release)
 
-    def _send(self) -> None:
-        """Send what the device has not; what was cut goes on."""
+    def _send(self) -> bool:
+        """Send what the device has not; what was cut goes on. Whether there was anything."""
         samples = self._bundle.samples_of(self._precision)
         spare = 0 if samples is None else samples.images.nbytes + samples.outputs.nbytes
         sizes = {name: path.stat().st_size for name, path in self._sources.items()}
@@ -158,11 +159,17 @@ class _BoardShipment(Shipment):
                     resume=True,
                     sent=functools.partial(self._progress, f"sending {name}"),
                 )
+        return bool(lacking)
 
     def _stage(self) -> "_Staged":
         """Have the device put the release together and verify it, signature included."""
         self._progress("checking on the device", 0, 1)
-        answer = self._agent.call("stage", name=self._name, release=self._release, files=self._hashes)
+        try:
+            answer = self._stage_once()
+        except CheckFailedError:
+            if not self._send():  # what is there is not what went on from a beginning that the device's disk lost
+                raise
+            answer = self._stage_once()
         try:
             staged = _Staged(str(answer["folder"]), str(answer["scratch"]))
             signed_by = None if answer["signed_by"] is None else str(answer["signed_by"])[:16]
@@ -174,6 +181,9 @@ class _BoardShipment(Shipment):
         )
         self._note("signature", True if signed_by else None, detail)
         return staged
+
+    def _stage_once(self) -> Any:
+        return self._agent.call("stage", name=self._name, release=self._release, files=self._hashes)
 
     def _agreement(self, staged: "_Staged") -> Agreement | None:
         """What the device makes of the bundle's samples."""
@@ -205,6 +215,9 @@ def _live(agent: Agent, name: str) -> int | None:
 
 def _activated(shipped: Shipped, answer: Any, device: Device) -> Shipped:
     try:
-        return dataclasses.replace(shipped, active=int(answer["release"]))
+        before = answer["previous"]
+        return dataclasses.replace(
+            shipped, active=int(answer["release"]), previous=None if before is None else int(before)
+        )
     except (KeyError, TypeError, ValueError):
         raise DeviceError(f"{device.name}: its answer to 'activate' makes no sense: {answer!r}.") from None

@@ -94,7 +94,8 @@ class Connection(abc.ABC):
 
         Raises:
             InputError: there is no such file here.
-            DeviceError: the link broke, the device has no room, or refused.
+            UnreachableError: the link broke, or was too slow.
+            DeviceError: the device has no room, or refused.
         """
 
     @abc.abstractmethod

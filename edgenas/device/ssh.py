@@ -257,7 +257,13 @@ class SshConnection(Connection):
             file.seek(there)
             argv = ["sh", "-c", _RESUME if resume else _PUT, "sh", path, str(size), str(there)]
             pieces = _told(file, there, size, sent)
-            code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
+            try:
+                code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
+            except TooSlowError:
+                raise UnreachableError(
+                    f"{self.device.name}: {remote} ({size} bytes) did not arrive within {timeout_s:g} s: the link is "
+                    "too slow. Try again when it is better."
+                ) from None
         if code != 0:
             raise DeviceError(
                 f"{self.device.name}: {remote} could not be written: {_last(stderr) or 'the file came short'}."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.deploy import Bundle, deployed, fleet, ship, verify
+from edgenas.deploy import Bundle, deployed, fleet, rollback, ship, verify
 from edgenas.deploy.fleet import Rollout, ship_to_all
 from edgenas.device import Device
 from edgenas.errors import InputError, WentBackError
@@ -39,6 +39,13 @@ def failing(device: Device, folder: Path, path: str, number: int, writing: bool)
     return dataclasses.replace(device, runtime=runtime)
 
 
+def left(device: Device) -> set[str]:
+    """What lies in the folders of models and of the store, but for locks."""
+    work = Path(device.folder)
+    found = {str(path.relative_to(work)) for folder in ("models", "blobs") for path in (work / folder).rglob("*")}
+    return {name for name in found if not name.endswith(".lock")}
+
+
 def live(device: Device) -> int | None:
     found = deployed(device)
     return found[0].release if found else None
@@ -53,13 +60,56 @@ def test_what_cannot_be_made_live_is_taken_back(
     with pytest.raises(WentBackError, match=rf"could not be made live: .*{words}.*Nothing was put live") as caught:
         ship(bundle, broken, "digits")
     assert (caught.value.exit_code, live(device)) == (4, None)
+    assert left(device) <= {"models/digits", "models/digits/history.jsonl"}, "of an open that failed"
     ship(bundle, device, "digits")
+    before = left(device)
     with pytest.raises(WentBackError, match=rf"could not be made live: .*{words}.*The old model is still live"):
         ship(newer, broken, "digits")
     assert live(device) == bundle.manifest.release
+    assert left(device) == before
     assert verify(device, "digits", bundle=bundle, measure=False).release == bundle.manifest.release
     assert len((Path(device.folder) / "models" / "digits" / "history.jsonl").read_text().splitlines()) == 1
     assert ship(newer, device, "digits").active == newer.manifest.release
+
+
+@pytest.mark.parametrize(("path", "number", "writing", "words"), FAULTS)
+def test_a_rollback_that_fails_changes_nothing(
+    local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path,
+    path: str, number: int, writing: bool, words: str,
+) -> None:  # fmt: skip
+    one, two, three = (rewritten(bundle, tmp_path) for _ in range(3))
+    for each in (one, two, three):
+        ship(each, local, "digits", keep=3)
+    broken, number_of = failing(local, tmp_path, path, number, writing), [b.manifest.release for b in (one, two, three)]
+    before = left(local)
+    for _ in range(2):
+        message = (
+            rf"release {number_of[1]} of digits could not be made live: .*{words}.*; live is release {number_of[2]}"
+        )
+        with pytest.raises(WentBackError, match=message):
+            rollback(broken, "digits")
+        assert live(local) == number_of[2]
+    assert left(local) == before
+    assert rollback(local, "digits").active == number_of[1]
+    assert rollback(local, "digits").active == number_of[0]
+
+
+def test_the_last_three_that_were_live_are_kept(
+    local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    """One that could not be made live takes nobody's place."""
+    releases = []
+    for place in range(5):
+        newer = rewritten(bundle, tmp_path)
+        if place == 3:
+            with pytest.raises(WentBackError):
+                ship(newer, failing(local, tmp_path, *FAULTS[0][:3]), "digits", keep=3)
+            continue
+        assert ship(newer, local, "digits", keep=3).active == newer.manifest.release
+        releases.append(newer.manifest.release)
+    kept = Path(local.folder) / "models" / "digits" / "releases"
+    assert {int(found.name) for found in kept.iterdir()} == set(releases[-3:])
+    assert [rollback(local, "digits").active for _ in range(2)] == releases[-2:-4:-1]
 
 
 def test_a_rollout_stops_where_one_was_rolled_back(local: Device, bundle: Bundle, tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import edgenas.files as files
+from edgenas.cli.main import cli
 from edgenas.deploy import Bundle
 from edgenas.deploy.bundle import sign
 from edgenas.deploy.keys import SigningKey
@@ -117,3 +120,26 @@ def test_a_packed_file_that_is_no_bundle_is_named(tmp_path: Path, monkeypatch: p
         archive.writestr("model.tflite", bytes((1 << 20) + 1))
     with pytest.raises(InputError, match="unpacks to more than 1 MB"):
         Bundle.load(path)
+
+
+def test_a_bundle_gets_a_new_number_with_a_key_or_without_any(
+    bundle: Bundle, tmp_path: Path, keys: Callable[..., SigningKey]
+) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "b"))
+
+    def signs(*words: str) -> dict[str, Any]:
+        done = CliRunner().invoke(cli, ["sign", str(folder), "--json", *words], catch_exceptions=False)
+        return dict(json.loads(done.stdout))
+
+    for after in (0, 99990101000000):  # a device that has had that one takes nothing that a clock gives
+        said = signs("--after", str(after))
+        assert said["release"] > max(after, bundle.manifest.release) and said["signed_by"] is None
+    assert said["release"] == 99990101000001
+    assert "not signed: you have no key" in CliRunner().invoke(cli, ["sign", str(folder)]).stdout
+    with pytest.raises(InputError, match="There is no key 'mine'"):
+        signs("--key", "mine")
+    other = keys("other")
+    with pytest.raises(InputError, match="There is no key 'default'"):
+        signs()
+    assert signs("--key", "other")["signed_by"] == other.public.id
+    assert signs("--key", "other")["release"] == 99990101000004

@@ -1,4 +1,5 @@
-"""Wherever a shipment is cut, the device serves the old or the new release, whole, and the same command finishes it."""
+"""Wherever a shipment or a rollback is cut, the device serves the old or the new release, whole, and the same command
+finishes it."""
 
 import contextlib
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import edgenas.files as files
-from edgenas.deploy import Bundle, deployed, ship
+from edgenas.deploy import Bundle, deployed, rollback, ship
 from edgenas.deploy.keys import SigningKey, trust_key
 from edgenas.device import Device, Runtime
 from edgenas.errors import EdgeNASError
@@ -23,29 +24,36 @@ from tests.deploy.conftest import hooked_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-# Kills the agent at its Nth step in the file system below models/ and blobs/: just before it is done.
+# Kills the agent at its Nth step in the file system below models/ and blobs/: just before it is done. `shutil.rmtree`
+# names what it removes relative to a folder that it has open.
 _KILLER = """
 import os, signal, sys
 
 work, plan, me = os.environ["EDGENAS_WORK"], os.environ["EDGENAS_CUT"], os.getpid()
 cut = int(open(plan).read())
 steps = 0
-KINDS = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
+# Of each kind, where among its arguments the path is that it changes, and the folder that this is relative to.
+KINDS = {"os.rename": (0, 2), "os.link": (1, 3), "os.symlink": (1, 2), "os.mkdir": (0, 2), "os.remove": (0, 1),
+         "os.rmdir": (0, 1)}
 
 def hook(event, arguments):
     global steps
+    folder = -1
     if event == "open":
         path, mode, flags = arguments
         counts = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
-    else:
-        counts, path = event in KINDS, arguments[0] if arguments else None
+    elif counts := event in KINDS:
+        path, folder = (arguments[place] for place in KINDS[event])
     if not counts or os.getpid() != me or not isinstance(path, (str, bytes, os.PathLike)):
         return
     path = os.fsdecode(path)
-    if not path.startswith((work + "/models", work + "/blobs")) and event != "os.symlink":
+    if folder != -1:
+        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    if not path.startswith((work + "/models", work + "/blobs")):
         return
     steps += 1
     if steps == cut:
+        open(plan + ".hit", "w").close()
         os.kill(me, signal.SIGKILL)
     if cut == 0:
         with open(plan + ".steps", "a") as log:
@@ -105,10 +113,15 @@ class Cuts:
         self.missed: list[str] = []
         self._key = key
         trust_key(self.direct, key.public)
-        self._live = bundle.manifest.release
-        ship(self.another(), self.direct, "digits")
-        (found,) = deployed(self.direct)
-        self._live = found.release
+        for _ in range(2):  # so that the next one has one to prune
+            self.release()
+
+    def release(self, keep: int = 2) -> int:
+        """Ship a new release, uncut."""
+        newer = self.another()
+        ship(newer, self.direct, "digits", keep=keep)
+        self._live = newer.manifest.release
+        return self._live
 
     def device(self, runtime: Runtime, port: int | None = None) -> Device:
         return self._board.device(folder=str(self.work), runtime=runtime, port=port)
@@ -155,6 +168,29 @@ class Cuts:
         (found,) = deployed(self.direct)
         self._live = found.release
         return Path(f"{self._plan}.steps").read_text().splitlines()
+
+    def roll_back_cut_at(self, step: int) -> bool:
+        """Roll back from the third of three releases, killed at a step; whether there was such a step.
+
+        The same call then has to make the second one live, as the first call meant, and the next one the first.
+        """
+        first, second, _ = (self.release(keep=3) for _ in range(3))
+        self._plan.write_text(str(step))
+        with contextlib.suppress(EdgeNASError):
+            assert rollback(self.killed, "digits").active == second
+        hit = Path(f"{self._plan}.hit")
+        was_hit = hit.exists()
+        hit.unlink(missing_ok=True)
+        self._plan.write_text("0")
+        self._look(second)
+        if was_hit:
+            self.tried += 1
+            assert rollback(self.direct, "digits").active == second
+        self._live = second
+        assert rollback(self.direct, "digits").active == first
+        self._look(first)
+        self._live = first
+        return was_hit
 
     def kill_agent_at(self, step: int) -> bool:
         """Whether there was such a step."""
@@ -210,6 +246,8 @@ def test_no_cut_loses_a_release(
         steps = cuts.steps()
         assert any("os.symlink" in step for step in steps), steps
         assert any("history.jsonl" in step for step in steps), steps
+        removed = [step for step in steps if "os.remove" in step and "/.staging-" in step]
+        assert any(step.endswith("/model.tflite") for step in removed), "the files of what is pruned, one by one"
         killed = 0
         while cuts.kill_agent_at(killed + 1):
             killed += 1
@@ -233,3 +271,21 @@ def test_no_cut_loses_a_release(
     assert reader.bad == []
     assert reader.switches > cuts.tried
     assert len(list((cuts.work / "models" / "digits" / "releases").iterdir())) == 2, "the live one, the one before"
+
+
+def test_no_cut_loses_what_a_rollback_goes_back_to(
+    board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    keys: Callable[..., SigningKey],
+) -> None:  # fmt: skip
+    cuts = Cuts(board, bundle, rewritten, tmp_path, keys())
+    with Reader(cuts.work / "models" / "digits") as reader:
+        while cuts.roll_back_cut_at(cuts.tried + 1):
+            pass
+    with capsys.disabled():
+        print(
+            f"\nrollbacks cut {cuts.tried} (each of the agent's file-system steps), releases lost {cuts.lost}, "
+            f"half-written files seen {len(reader.bad)} in {reader.reads} reads and {reader.switches} switches"
+        )
+    assert cuts.tried >= 4, "the lock, the link, its rename, the note"
+    assert cuts.lost == 0
+    assert reader.bad == []

@@ -81,6 +81,7 @@ def test_no_hostile_name_of_a_model_reaches_the_device(
             ("stage", {"name": name, "release": 1, "files": {}}),
             ("stage", {"name": "net", "release": 1, "files": {name: "0" * 64}}),
             ("rollback", {"name": name}),
+            ("heard", {"name": name, "release": 1}),
             ("verify", {"name": name}),
             ("discard", {"name": name, "files": [name]}),
         ):

@@ -12,6 +12,7 @@ import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, deployed, rollback, ship
+from edgenas.deploy.bundle import sign
 from edgenas.deploy.keys import PublicKey, SigningKey, create_key, distrust_key, trust_key, trusted_keys
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
@@ -121,16 +122,22 @@ def test_a_wrong_signature_and_none(
 
 
 def test_a_replayed_older_release(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    was_live = Bundle.load(next(tmp_path.glob("again-*")))
     newest = rewritten(bundle, tmp_path, guarded.key)
     old = Bundle.load(Path(shutil.copytree(rewritten(bundle, tmp_path, guarded.key, release=guarded.live - 1).folder,
                                            tmp_path / "old")))  # fmt: skip
     first = guarded.live
+    assert was_live.manifest.release == first
     ship(newest, guarded.device, "digits")
     guarded.live = newest.manifest.release
     guarded.refuses(CheckFailedError, rf"release {first - 1} of digits is older than release {guarded.live}", old)
+    guarded.refuses(CheckFailedError, rf"release {first} of digits is older than release {guarded.live}", was_live)
     assert rollback(guarded.device, "digits", to=first).active == first
     guarded.live = first
     guarded.refuses(CheckFailedError, "is older than release", old)
+    again = sign(was_live.folder, guarded.key, newest.manifest.release)
+    assert again.manifest.release > newest.manifest.release
+    assert ship(again, guarded.device, "digits").active == again.manifest.release, "its number is a new one"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgenas.device import Agent, Connection
+from edgenas.device.agent import store, switching
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 
 
@@ -39,10 +40,21 @@ def send(agent: Agent, connection: Connection, tmp_path: Path, name: str, releas
     return agent.call("stage", name=name, release=release, files={file: digest(data) for file, data in files.items()})
 
 
-def ship(agent: Agent, connection: Connection, tmp_path: Path, release: int, model: str, name: str = "net") -> int:
+def ship(
+    agent: Agent, connection: Connection, tmp_path: Path, release: int, model: str, name: str = "net", keep: int = 2
+) -> int:
     staged = send(agent, connection, tmp_path, name, release, files_of(release, model))
-    answer = agent.call("activate", name=name, release=release, folder=staged["folder"], record={"of": model})
+    answer = agent.call(
+        "activate", name=name, release=release, folder=staged["folder"], record={"of": model}, keep=keep
+    )
     return int(answer["release"])
+
+
+def point(connection: Connection, release: int) -> None:
+    """What a switch does that is cut before it is noted."""
+    link = Path(connection.folder, "models/net/current")
+    link.unlink()
+    link.symlink_to(f"releases/{release}")
 
 
 def live(connection: Connection) -> str:
@@ -72,6 +84,7 @@ def test_releases_go_live_and_back(agent: Agent, connection: Connection, tmp_pat
     assert shown["since"].endswith("Z")
     assert agent.call("rollback", name="net") == {"release": 20, "from": 30}
     assert live(connection) == "two"
+    agent.call("heard", name="net", release=20)
     with pytest.raises(CheckFailedError, match="no earlier release"):
         agent.call("rollback", name="net")
     assert ship(agent, connection, tmp_path, 40, "four") == 40
@@ -118,7 +131,9 @@ def test_the_same_release_once_more_changes_nothing(agent: Agent, connection: Co
     history = Path(connection.folder, "models/net/history.jsonl").read_text()
     assert ship(agent, connection, tmp_path, 10, "one") == 10
     assert Path(connection.folder, "models/net/history.jsonl").read_text() == history
-    with pytest.raises(CheckFailedError, match="release 10 of net on this device is another bundle"):
+    with pytest.raises(
+        CheckFailedError, match=r"release 10 of net is live on this device and is another bundle; .*--after 10"
+    ):
         ship(agent, connection, tmp_path, 10, "other")
     assert live(connection) == "one"
     Path(connection.folder, "models/net/current/labels.txt").write_text("x")
@@ -216,3 +231,131 @@ def test_a_switch_whose_note_was_lost_is_made_up_for(agent: Agent, connection: C
     assert ship(agent, connection, tmp_path, 20, "two") == 20
     assert agent.call("deployed")[0]["record"] == {"of": "two"}
     assert agent.call("rollback", name="net")["release"] == 10
+
+
+def test_a_rollback_whose_answer_was_lost_is_not_done_twice(agent: Agent, connection: Connection, tmp_path: Path):
+    for release in (10, 20, 30):
+        ship(agent, connection, tmp_path, release, f"of {release}", keep=3)
+    for _ in range(2):
+        assert agent.call("rollback", name="net") == {"release": 20, "from": 30}
+    assert agent.call("rollback", name="net", to=20) == {"release": 20, "from": 30}
+    agent.call("heard", name="net", release=30)  # of another one
+    assert agent.call("rollback", name="net") == {"release": 20, "from": 30}
+    agent.call("heard", name="net", release=20)
+    assert agent.call("rollback", name="net", to=20) == {"release": 20, "from": 20}, "done already"
+    assert agent.call("rollback", name="net") == {"release": 10, "from": 20}
+    assert live(connection) == "of 10"
+    history = Path(connection.folder, "models/net/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in history[3:]] == ["rollback", "heard", "rollback"]
+
+
+@pytest.mark.parametrize("to", [None, 20])
+def test_a_rollback_that_was_cut_before_its_note_is_finished(
+    agent: Agent, connection: Connection, tmp_path: Path, to: int | None
+):
+    for release in (10, 20, 30):
+        ship(agent, connection, tmp_path, release, f"of {release}", keep=3)
+    point(connection, 20)
+    assert agent.call("rollback", name="net", to=to) == {"release": 20, "from": 30}
+    assert live(connection) == "of 20"
+    (shown,) = agent.call("deployed")
+    assert (shown["release"], shown["previous"], shown["record"]) == (20, 10, {"of": "of 20"})
+
+
+def test_after_a_rollback_that_was_cut_the_next_release_goes_back_to_what_was_live(
+    agent: Agent, connection: Connection, tmp_path: Path
+):
+    for release in (10, 20, 30):
+        ship(agent, connection, tmp_path, release, f"of {release}", keep=3)
+    point(connection, 20)
+    assert ship(agent, connection, tmp_path, 20, "of 20", keep=3) == 20, "nothing but the note is lacking"
+    assert agent.call("deployed")[0]["previous"] == 10
+    ship(agent, connection, tmp_path, 40, "of 40", keep=3)
+    assert agent.call("rollback", name="net") == {"release": 20, "from": 40}
+
+
+def test_a_release_whose_note_was_cut_is_gone_back_to_and_from(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    for release in (20, 30):
+        staged = send(agent, connection, tmp_path, "net", release, files_of(release, f"of {release}"))
+        Path(staged["folder"]).rename(Path(connection.folder, "models/net/releases", str(release)))
+    point(connection, 20)
+    ship(agent, connection, tmp_path, 40, "four", keep=3)
+    assert kept(connection) == ["10", "20", "40"], "30 never was live: it takes nobody's place, and goes"
+    assert agent.call("rollback", name="net") == {"release": 20, "from": 40}
+    point(connection, 40)
+    assert agent.call("rollback", name="net", to=10) == {"release": 10, "from": 40}
+
+
+def test_what_never_was_live_is_discarded_with_its_files(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    files = files_of(20, "two")
+    staged = send(agent, connection, tmp_path, "net", 20, files)
+    Path(staged["folder"]).rename(Path(connection.folder, "models/net/releases/20"))
+    for release in (10, 20):
+        agent.call("discard", name="net", files=[digest(data) for data in files.values()], release=release)
+    assert kept(connection) == ["10"]
+    assert live(connection) == "one"
+    assert digest(b"two") not in blobs(connection)
+
+
+def test_what_never_was_live_makes_room_for_another_of_its_number(agent: Agent, connection: Connection, tmp_path: Path):
+    ship(agent, connection, tmp_path, 10, "one")
+    staged = send(agent, connection, tmp_path, "net", 20, files_of(20, "two"))
+    Path(staged["folder"]).rename(Path(connection.folder, "models/net/releases/20"))
+    assert ship(agent, connection, tmp_path, 20, "other") == 20
+    assert live(connection) == "other"
+
+
+def test_another_precision_of_a_release_that_was_live_is_said_to_be_that(
+    agent: Agent, connection: Connection, tmp_path: Path
+):
+    ship(agent, connection, tmp_path, 10, "one")
+    manifest = {"model.tflite": digest(b"int8"), "model_float32.tflite": digest(b"float"), "labels.txt": digest(b"a\n")}
+    files = {"manifest.json": json.dumps({"release": 20, "files": manifest}).encode(), "labels.txt": b"a\n"}
+    staged = send(agent, connection, tmp_path, "net", 20, files | {"model.tflite": b"int8"})
+    agent.call("activate", name="net", release=20, folder=staged["folder"], record={})
+    words = r"release 20 of net is {} on this device with other files of this bundle \(in another precision\); a bundle"
+    with pytest.raises(CheckFailedError, match=words.format("live")):
+        send(agent, connection, tmp_path, "net", 20, files | {"model.tflite": b"float"})
+    agent.call("rollback", name="net")
+    with pytest.raises(CheckFailedError, match=words.format("kept")):
+        send(agent, connection, tmp_path, "net", 20, files | {"model.tflite": b"float"})
+    assert agent.call("rollback", name="net", to=20)["release"] == 20
+    assert live(connection) == "int8"
+
+
+@pytest.mark.parametrize("damaged", ["labels.txt", "manifest.json"])
+def test_only_the_same_files_take_the_place_of_a_damaged_release(
+    agent: Agent, connection: Connection, tmp_path: Path, damaged: str
+):
+    ship(agent, connection, tmp_path, 10, "one")
+    files = files_of(20, "two")
+    staged = send(agent, connection, tmp_path, "net", 20, files)
+    record = {"sha256": {file: digest(data) for file, data in files.items()}}
+    agent.call("activate", name="net", release=20, folder=staged["folder"], record=record)
+    agent.call("rollback", name="net")
+    Path(connection.folder, "models/net/releases/20", damaged).unlink()
+    words = rf"release 20 of net is damaged on this device \({damaged} .*\), and only the files that it had"
+    with pytest.raises(CheckFailedError, match=words):
+        send(agent, connection, tmp_path, "net", 20, files_of(20, "other"))
+    assert ship(agent, connection, tmp_path, 20, "two") == 20
+    assert live(connection) == "two"
+
+
+def test_the_number_to_be_above_is_named(agent: Agent, connection: Connection, tmp_path: Path):
+    """It may be far in the future: then no clock helps."""
+    ship(agent, connection, tmp_path, 99990101000000, "one")
+    with pytest.raises(CheckFailedError, match="edgenas sign BUNDLE --after 99990101000000"):
+        ship(agent, connection, tmp_path, 20261124154501, "two")
+
+
+def test_what_is_new_in_a_folder_lasts_through_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[Path] = []
+    for module in (store, switching):
+        monkeypatch.setattr(module, "sync", synced.append)
+    store.make_folder(tmp_path / "models" / "net")
+    assert synced == [tmp_path, tmp_path / "models"]
+    for release in (10, 20):
+        switching.note(tmp_path / "models" / "net", "activate", release)
+    assert synced[2:] == [tmp_path / "models" / "net"], "once, when the history is made"

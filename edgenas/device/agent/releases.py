@@ -6,27 +6,36 @@ Below `FOLDER/models/NAME/`: `releases/N/` with N growing, `current` a link to o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import store
 from .context import Context, OperationError
 from .signatures import MANIFEST, SIGNATURE, check_signature
-from .store import sync
+from .store import make_folder, sync
+from .switching import (
+    history,
+    live,
+    make_up,
+    note,
+    on_disk,
+    one_at_a_time,
+    previous,
+    switch,
+    switch_back,
+    unheard,
+    were_live,
+)
 
 _MODEL = "model.tflite"
 NEEDED = (_MODEL, "labels.txt")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LARGEST_NUMBER = 10**18
-_LOCK_S = 20
 _numbers = itertools.count()
 
 
@@ -55,14 +64,12 @@ def stage(context: Context, name: str, release: int, files: dict[str, str]) -> d
     _check_number(model, release)
     for file in files:
         _check_file_name(file)
-    staging = model / f".staging-{os.getpid()}-{next(_numbers)}"
+    make_folder(model)
+    staging = _new_staging(model)
     (staging / "scratch").mkdir(parents=True)
-    final = model / "releases" / str(release)
-    if final.is_dir() and _is_whole(context, final, release, files):
-        folder = final
+    if _is_there(context, model, release, files):
+        folder = _folder(model, release)
     else:
-        if final.is_dir():
-            _remove_damaged(model, final, release, files)
         folder = staging / "release"
         folder.mkdir()
         store.build(context, files, folder)
@@ -75,60 +82,71 @@ def activate(
     """Make a staged release the live one: after a power cut at any moment the old or the new one is live.
 
     The new one is read once more through the link, and the history is written; should either fail, the old one is live
-    again. The last `keep` releases stay.
+    again, and the new one is removed. The last `keep` releases that were live stay.
     """
     model = _model(context, name)
-    with _switching(model):
+    with one_at_a_time(model):
         _check_number(model, release)
-        source, final = _staged(model, folder, release), model / "releases" / str(release)
+        source, final = _staged(model, folder, release), _folder(model, release)
         verify_folder(context, source, release)
         if source != final:
             for file in source.iterdir():
                 sync(file)
             sync(source)
-            final.parent.mkdir(exist_ok=True)
+            make_folder(final.parent)
             source.rename(final)
             sync(final.parent)
-        before = _live(model)
-        note = {"event": "activate", "release": release, "at": _now(), "record": record}
-        if before != release:
-            try:
-                _switch(model, release)
-                verify_folder(context, model / "current", release)
-                _note(model, note)
-            except (OperationError, OSError) as error:
-                _switch_back(model, before)
-                raise OperationError("not_active", f"the new release could not be made live: {error}") from None
-        elif release not in _activated(model):  # the note of a switch that was cut is made up for
-            _note(model, note)
-        kept = {release, _previous(model), *sorted(_on_disk(model))[-max(keep, 2) :]}
-        for old in set(_on_disk(model)) - kept:
-            shutil.rmtree(model / "releases" / str(old))
+        before = live(model)
+        if before == release:
+            make_up(model, record)
+        else:
+            _make_live(context, model, release, "activate", record=record)
+        _prune(model, {release, previous(model)}, max(keep, 2))
         _remove_staging(model)
         store.sweep(context, set())
     return {"release": release, "previous": before}
 
 
 def rollback(context: Context, name: str, to: int | None = None) -> dict[str, Any]:
-    """Make an earlier release the live one again: the one that was live before, or one of the history's."""
+    """Make an earlier release the live one again: the one that was live before, or one of the history's.
+
+    The host says `heard` to the answer. Until then the same call gives the same answer, and does not go back further.
+    """
     model = _model(context, name)
-    with _switching(model):
-        live = _live(model)
-        earlier = _previous(model) if to is None else to
-        if to is not None and (to not in _on_disk(model) or to not in _activated(model)):
-            kept = ", ".join(str(number) for number in sorted(_on_disk(model)) if number in _activated(model))
-            raise OperationError("no_previous", f"release {to} of {name} is not kept on this device; it has {kept}")
-        if earlier is None or earlier == live:
+    with one_at_a_time(model):
+        make_up(model)
+        here, cut = live(model), unheard(model)
+        earlier = previous(model) if to is None else to
+        if here is not None and (to == here or (to is None and cut is not None)):
+            verify_folder(context, model / "current", here)
+            return {"release": here, "from": here if cut is None else cut.get("from")}
+        kept = sorted(were_live(model) & set(on_disk(model)))
+        if to is not None and to not in kept:
+            those = ", ".join(map(str, kept)) or "none"
+            raise OperationError("no_previous", f"release {to} of {name} is not kept on this device; it has {those}")
+        if earlier is None:
             raise OperationError("no_previous", f"{name} has no earlier release on this device")
-        verify_folder(context, model / "releases" / str(earlier), earlier)
-        _switch(model, earlier)
-        _note(model, {"event": "rollback", "release": earlier, "at": _now(), "from": live})
-    return {"release": earlier, "from": live}
+        verify_folder(context, _folder(model, earlier), earlier)
+        _make_live(context, model, earlier, "rollback", heard=False, **{"from": here})
+    return {"release": earlier, "from": here}
 
 
-def discard(context: Context, name: str, files: list[str]) -> dict[str, Any]:
-    """Remove what was staged for a model, and files of the store (SHA-256) that no release holds."""
+def heard(context: Context, name: str, release: int) -> dict[str, Any]:
+    """The host knows that it went back to this release: who asks for a rollback from now on wants another one."""
+    model = _model(context, name)
+    with one_at_a_time(model):
+        cut = unheard(model)
+        if cut is not None and cut["release"] == release:
+            note(model, "heard", release)
+    return {}
+
+
+def discard(context: Context, name: str, files: list[str], release: int | None = None) -> dict[str, Any]:
+    """Remove what was staged for a model, a release unless it ever was live, and files of the store (SHA-256) that no
+    release holds."""
     model = _model(context, name, must_exist=False)
+    if release in on_disk(model) and release not in were_live(model):
+        _set_aside(model, release)
     _remove_staging(model)
     store.forget(context, files)
     for folder in (model / "releases", model):
@@ -141,30 +159,29 @@ def discard(context: Context, name: str, files: list[str]) -> dict[str, Any]:
 def verify(context: Context, name: str) -> dict[str, Any]:
     """Check the live release of a model in place: its `release`, `folder`, `signed_by`, and its manifest's hash."""
     model = _model(context, name)
-    live = _live(model)
-    if live is None:
+    here = live(model)
+    if here is None:
         raise OperationError("unknown_model", f"no release of {name!r} is live on this device")
-    folder = model / "releases" / str(live)
-    found = verify_folder(context, folder, live)
-    return {"release": live, "folder": str(folder), "manifest_sha256": store.sha256(folder / MANIFEST), **found}
+    folder = _folder(model, here)
+    found = verify_folder(context, folder, here)
+    return {"release": here, "folder": str(folder), "manifest_sha256": store.sha256(folder / MANIFEST), **found}
 
 
 def deployed(context: Context) -> list[dict[str, Any]]:
     """What is live on this device, model by model."""
     found = []
     for model in sorted(context.models.iterdir()) if context.models.is_dir() else []:
-        live = _live(model)
-        if live is None:
+        here = live(model)
+        if here is None:
             continue
-        events = [event for event in _history(model) if event["release"] == live]
-        records = [event["record"] for event in events if event["event"] == "activate"]
+        events = [event for event in history(model) if event["release"] == here]
         found.append(
             {
                 "name": model.name,
-                "release": live,
-                "previous": _previous(model),
+                "release": here,
+                "previous": previous(model),
                 "since": events[-1]["at"] if events else None,
-                "record": records[-1] if records else None,
+                "record": _record(model, here),
             }
         )
     return found
@@ -198,48 +215,116 @@ def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any
     return {"files": len(present) + 1, "signed_by": signed_by}
 
 
-def _is_whole(context: Context, folder: Path, release: int, files: dict[str, str]) -> bool:
-    """Whether a release on disk is whole and has exactly these files; raises where it may not be live at all."""
-    try:
-        verify_folder(context, folder, release)
-        return {path.name: store.sha256(path) for path in folder.iterdir()} == files
-    except OperationError as error:
-        if error.kind != "hash_mismatch":
-            raise
-    except OSError:
-        pass
+def _is_there(context: Context, model: Path, release: int, files: dict[str, str]) -> bool:
+    """Whether a release lies there whole, with exactly these files. What was never live makes room for them.
+
+    What was live keeps its number. Only where it is damaged, and not live now, may the very files that it had (the
+    history says which) take its place.
+    """
+    final = _folder(model, release)
+    if not final.is_dir():
+        return False
+    damage = _damage(context, final, release)
+    if damage is None and {path.name: store.sha256(path) for path in final.iterdir()} == files:
+        return True
+    if release in were_live(model):
+        _refuse_to_replace(model, release, files, damage)
+    _set_aside(model, release)
     return False
 
 
-def _remove_damaged(model: Path, final: Path, release: int, files: dict[str, str]) -> None:
-    """Make room for a release whose folder on disk is not whole; never for another one of the same number."""
-    with contextlib.suppress(OSError):
-        if store.sha256(final / MANIFEST) != files.get(MANIFEST):
-            raise OperationError(
-                "replayed",
-                f"release {release} of {model.name} on this device is another bundle; "
-                "a bundle gets a new number with: edgenas sign BUNDLE",
-            )
-    if _live(model) == release:
+def _damage(context: Context, folder: Path, release: int) -> str | None:
+    """In what a release on disk is not what its own manifest says; raises where it may not be live at all."""
+    try:
+        verify_folder(context, folder, release)
+    except OperationError as error:
+        if error.kind != "hash_mismatch":
+            raise
+        return error.message
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _refuse_to_replace(model: Path, release: int, files: dict[str, str], damage: str | None) -> None:
+    """Raise for files that may not take the place of a release that was live."""
+    what, is_live = f"release {release} of {model.name}", live(model) == release
+    if damage is None:
+        same = store.sha256(_folder(model, release) / MANIFEST) == files.get(MANIFEST)
+        how = "with other files of this bundle (in another precision)" if same else "and is another bundle"
+        where = "live" if is_live else "kept"
+        raise OperationError("replayed", f"{what} is {where} on this device {how}; {_new_number(model)}")
+    if is_live:
         raise OperationError(
             "hash_mismatch",
-            f"the live release {release} of {model.name} is damaged on this device; go back with edgenas rollback, or "
-            "give the bundle a new number with: edgenas sign BUNDLE",
+            f"the live {what} is damaged on this device ({damage}); go back with edgenas rollback, or: "
+            f"{_new_number(model)}",
         )
-    shutil.rmtree(final)
+    if files != (_record(model, release) or {}).get("sha256"):
+        raise OperationError(
+            "hash_mismatch",
+            f"{what} is damaged on this device ({damage}), and only the files that it had may take its place; "
+            f"{_new_number(model)}",
+        )
+
+
+def _make_live(context: Context, model: Path, release: int, event: str, **more: Any) -> None:
+    """Switch to a release, read it once more through the link, and note it.
+
+    Should anything fail, what was live is live again, and a release that never was is removed.
+    """
+    before = live(model)
+    try:
+        make_up(model)
+        switch(model, release)
+        verify_folder(context, model / "current", release)
+        note(model, event, release, **more)
+    except (OperationError, OSError) as error:
+        switch_back(model, before)
+        if release not in were_live(model):
+            with contextlib.suppress(OSError):  # a disk that fails: `discard` tries again
+                _set_aside(model, release)
+        now = "nothing" if before is None else f"release {before}"
+        raise OperationError(
+            "not_active", f"release {release} of {model.name} could not be made live: {error}; live is {now}"
+        ) from None
+
+
+def _prune(model: Path, needed: set[int | None], keep: int) -> None:
+    """Remove releases but those needed and the last `keep` of those that were live."""
+    kept = needed | set(sorted(were_live(model) & set(on_disk(model)))[-keep:])
+    for old in set(on_disk(model)) - kept:
+        _set_aside(model, old)
+
+
+def _set_aside(model: Path, release: int) -> None:
+    """Take a release's folder away in one step: cut while it is removed, there is none with half of its files."""
+    aside = _new_staging(model)
+    _folder(model, release).rename(aside)
+    shutil.rmtree(aside)
+
+
+def _record(model: Path, release: int) -> dict[str, Any] | None:
+    """What was known of a release when it was last shipped."""
+    records = [event.get("record") for event in history(model) if event["release"] == release]
+    return next((record for record in reversed(records) if isinstance(record, dict)), None)
+
+
+def _new_number(model: Path) -> str:
+    """What to do about a number that is taken or passed."""
+    return f"a bundle gets a new number with: edgenas sign BUNDLE --after {max(were_live(model), default=0)}"
 
 
 def _check_number(model: Path, release: int) -> None:
     """A release is never followed by an older one: it would be a replay. `rollback` is the way back."""
     if not isinstance(release, int) or isinstance(release, bool) or not 0 < release < _LARGEST_NUMBER:
         raise OperationError("bad_name", f"{release!r} is no number for a release")
-    live = _live(model)
-    newest = max([*_activated(model), live or 0], default=0)
-    if release < newest and release != live:
+    newest = max(were_live(model), default=0)
+    if release < newest and release != live(model):
         raise OperationError(
             "replayed",
             f"release {release} of {model.name} is older than release {newest}, which this device has had; "
-            "back to what it still keeps: edgenas rollback; a bundle gets a new number with: edgenas sign BUNDLE",
+            f"back to what it still keeps: edgenas rollback; {_new_number(model)}",
         )
 
 
@@ -268,6 +353,14 @@ def _staged(model: Path, path: str, release: int) -> Path:
     return real if staged else model / "releases" / str(release)
 
 
+def _folder(model: Path, release: int) -> Path:
+    return model / "releases" / str(release)
+
+
+def _new_staging(model: Path) -> Path:
+    return model / f".staging-{os.getpid()}-{next(_numbers)}"
+
+
 def _remove_staging(model: Path) -> None:
     for old in model.glob(".staging-*"):
         if old.is_symlink() or not old.is_dir():
@@ -276,119 +369,12 @@ def _remove_staging(model: Path) -> None:
             shutil.rmtree(old)
 
 
-@contextlib.contextmanager
-def _switching(model: Path) -> Iterator[None]:
-    """One switch at a time."""
-    descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        for attempt in range(_LOCK_S * 10 + 1):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if attempt == _LOCK_S * 10:
-                    raise OperationError("busy", f"another release of {model.name} is being switched to") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _live(model: Path) -> int | None:
-    try:
-        return int(os.readlink(model / "current").rpartition("/")[2])  # noqa: PTH115
-    except (OSError, ValueError):
-        return None
-
-
-def _on_disk(model: Path) -> list[int]:
-    releases = model / "releases"
-    return [int(path.name) for path in releases.iterdir() if path.name.isdigit()] if releases.is_dir() else []
-
-
-def _activated(model: Path) -> list[int]:
-    """Every release that ever was live here."""
-    return [event["release"] for event in _history(model)]
-
-
-def _stack(model: Path) -> list[int]:
-    """The releases to go back through, the live one last."""
-    stack: list[int] = []
-    for event in _history(model):
-        release = event["release"]
-        if event["event"] == "rollback" and release in stack:
-            del stack[stack.index(release) + 1 :]
-        else:
-            stack.append(release)
-    live = _live(model)
-    if live in stack:  # the link is the truth; the note after the last switch may be lost
-        del stack[stack.index(live) + 1 :]
-    elif live is not None:
-        stack.append(live)
-    return stack
-
-
-def _previous(model: Path) -> int | None:
-    earlier = [release for release in _stack(model)[:-1] if release in _on_disk(model)]
-    return earlier[-1] if earlier else None
-
-
-def _switch(model: Path, number: int) -> None:
-    beside = model / ".current-new"
-    if beside.is_symlink():
-        beside.unlink()
-    beside.symlink_to(f"releases/{number}")
-    beside.replace(model / "current")
-    sync(model)
-
-
-def _switch_back(model: Path, before: int | None) -> None:
-    if _live(model) == before:
-        return  # the switch itself had failed
-    if before is None:
-        (model / "current").unlink()
-        sync(model)
-    else:
-        _switch(model, before)
-
-
-def _history(model: Path) -> list[dict[str, Any]]:
-    """What happened; a last line torn by a power cut is left out."""
-    events = []
-    path = model / "history.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        try:
-            event = json.loads(line)
-            if isinstance(event["release"], int) and event["event"] in ("activate", "rollback"):
-                events.append(event)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return events
-
-
-def _note(model: Path, event: dict[str, Any]) -> None:
-    path = model / "history.jsonl"
-    size = path.stat().st_size if path.is_file() else 0
-    torn = size and not path.read_bytes().endswith(b"\n")
-    with path.open("a") as file:
-        try:
-            file.write(("\n" if torn else "") + json.dumps(event) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            os.ftruncate(file.fileno(), size)  # what did not come to pass is not history
-            raise
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
 OPERATIONS = {
     "prepare": prepare,
     "stage": stage,
     "activate": activate,
     "rollback": rollback,
+    "heard": heard,
     "discard": discard,
     "verify": verify,
     "deployed": deployed,

@@ -16,7 +16,7 @@ from typing import Any
 
 from .children import Died, in_child
 from .context import Context, OperationError
-from .store import sync
+from .store import make_folder, sync
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +34,7 @@ def trust_key(context: Context, key: str) -> dict[str, Any]:
         raise OperationError("bad_key", "that is no Ed25519 public key of 32 bytes in hex")
     _try_cryptography(context)
     folder = _folder(context)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     name = key_id(bytes.fromhex(key))
     beside = folder / f".{name}.new"
     beside.write_text(key + "\n")

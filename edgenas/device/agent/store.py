@@ -98,6 +98,14 @@ def _folder(context: Context) -> Path:
     return Path(context.folder) / "blobs"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that they last through a power cut."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Make what was written to a file or a folder last through a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

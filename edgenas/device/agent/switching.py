@@ -1,0 +1,172 @@
+"""Which release of a model is live: the link, its history, and the one way from a release to another.
+
+`current` is the truth. `history.jsonl` has one note a switch, written after it: a last note of another release than the
+live one is a switch that was cut before it was noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .context import OperationError
+from .store import sync
+
+_LOCK_S = 20
+
+
+@contextlib.contextmanager
+def one_at_a_time(model: Path) -> Iterator[None]:
+    """Nobody else switches this model meanwhile."""
+    descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        for attempt in range(_LOCK_S * 10 + 1):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == _LOCK_S * 10:
+                    raise OperationError("busy", f"another release of {model.name} is being switched to") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def live(model: Path) -> int | None:
+    """The release that is live; None: none is."""
+    try:
+        return int(os.readlink(model / "current").rpartition("/")[2])  # noqa: PTH115
+    except (OSError, ValueError):
+        return None
+
+
+def on_disk(model: Path) -> list[int]:
+    """The releases that lie there, live or not."""
+    releases = model / "releases"
+    return [int(path.name) for path in releases.iterdir() if path.name.isdigit()] if releases.is_dir() else []
+
+
+def were_live(model: Path) -> set[int]:
+    """Every release that is or ever was live here."""
+    here = live(model)
+    return {event["release"] for event in history(model)} | (set() if here is None else {here})
+
+
+def previous(model: Path) -> int | None:
+    """The release before the live one, of those that lie there."""
+    earlier = [release for release in _stack(model)[:-1] if release in on_disk(model)]
+    return earlier[-1] if earlier else None
+
+
+def switch(model: Path, release: int) -> None:
+    """Make a release live, in one rename."""
+    beside = model / ".current-new"
+    if beside.is_symlink():
+        beside.unlink()
+    beside.symlink_to(f"releases/{release}")
+    beside.replace(model / "current")
+    sync(model)
+
+
+def switch_back(model: Path, before: int | None) -> None:
+    """Make live what was before a switch."""
+    if live(model) == before:
+        return  # the switch itself had failed
+    if before is None:
+        (model / "current").unlink()
+        sync(model)
+    else:
+        switch(model, before)
+
+
+def history(model: Path) -> list[dict[str, Any]]:
+    """Every switch that was noted."""
+    return [event for event in _events(model) if event["event"] != "heard"]
+
+
+def note(model: Path, event: str, release: int, **more: Any) -> None:
+    """Write down what happened, whole or not at all."""
+    path = model / "history.jsonl"
+    size = path.stat().st_size if path.is_file() else 0
+    torn = size and not path.read_bytes().endswith(b"\n")
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = json.dumps({"event": event, "release": release, "at": at, **more}) + "\n"
+    with path.open("a") as file:
+        try:
+            file.write(("\n" if torn else "") + line)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)  # what did not come to pass is not history
+            raise
+    if not size:
+        sync(model)  # the file is new
+
+
+def make_up(model: Path, record: dict[str, Any] | None = None) -> None:
+    """Note the last switch where it was cut before that, as what it must have been.
+
+    `record` is what is known of the live release.
+    """
+    here, noted = live(model), history(model)
+    if here is None or (noted and noted[-1]["release"] == here):
+        return
+    if here in _noted_stack(model):
+        note(model, "rollback", here, heard=False, **{"from": noted[-1]["release"]})
+    else:
+        note(model, "activate", here, record=record)
+
+
+def unheard(model: Path) -> dict[str, Any] | None:
+    """The last switch, where it was a rollback and its host may not have got the answer.
+
+    Whoever asks for a rollback then asks for that one again. Nothing else tells the two apart: a link that broke before
+    the answer came looks to the host like one that broke before the switch.
+    """
+    for event in _events(model)[-1:]:
+        if event["event"] == "rollback" and event.get("heard") is False and event["release"] == live(model):
+            return event
+    return None
+
+
+def _events(model: Path) -> list[dict[str, Any]]:
+    """What happened; a last line torn by a power cut is left out."""
+    events = []
+    path = model / "history.jsonl"
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        try:
+            event = json.loads(line)
+            if isinstance(event["release"], int) and event["event"] in ("activate", "rollback", "heard"):
+                events.append(event)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return events
+
+
+def _noted_stack(model: Path) -> list[int]:
+    """The releases to go back through, by the history alone."""
+    stack: list[int] = []
+    for event in history(model):
+        release = event["release"]
+        if event["event"] == "rollback" and release in stack:
+            del stack[stack.index(release) + 1 :]
+        else:
+            stack.append(release)
+    return stack
+
+
+def _stack(model: Path) -> list[int]:
+    """The releases to go back through, the live one last."""
+    stack, here = _noted_stack(model), live(model)
+    if here in stack:  # the link is the truth; the note of the last switch may be lost
+        del stack[stack.index(here) + 1 :]
+    elif here is not None:
+        stack.append(here)
+    return stack
