@@ -303,10 +303,13 @@ def kill_process(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A file to write beside `target`, which takes its name only when the block ends without an error."""
+    """A file to write beside `target`, which takes its name only when the block ends without an error, and is synced
+    first: a power cut leaves no file that has the name and not the content."""
     part = target.with_name(target.name + ".part")
     try:
         yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

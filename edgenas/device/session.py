@@ -36,10 +36,21 @@ _CHECKS = {
 _MISTAKES = {"bad_name", "unknown_model", "bad_key", "unknown_key"}
 _FOR_SETUP = {"no_runtime", "no_cryptography"}
 _FIND_PYTHON = (
-    'test -f "$1" && echo sent || echo missing; shift; for python in "$@"; do '
-    '"$python" -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null && echo "$python" && exit 0; done; '
-    "exit 3"
+    'file=$1 look=$2; shift 2; for python in "$@"; do '
+    '"$python" -c "$look" "$file" 2>/dev/null && echo "$python" && exit 0; done; exit 3'
 )
+# A board that lost its power may have kept the agent's name and not its content; Python would run an empty file, and be
+# content.
+_LOOK = """
+import hashlib, sys
+if sys.version_info < (3, 8):
+    sys.exit(1)
+try:
+    with open(sys.argv[1], "rb") as file:
+        print(hashlib.sha256(file.read()).hexdigest())
+except OSError:
+    print("-")
+"""
 
 
 @dataclass(frozen=True)
@@ -111,21 +122,22 @@ def agent_program() -> bytes:
 
 
 def start_agent(connection: Connection) -> "Agent":
-    """Start the agent, sent first when this version of it is not there.
+    """Start the agent, sent first when this version of it is not there, or not whole.
 
     Raises:
         DeviceError: unreachable, no Python, or it did not start.
     """
     program = agent_program()
-    remote = f"{connection.folder}/agents/agent-{hashlib.sha256(program).hexdigest()[:16]}.pyz"
-    python, sent = find_python(connection, remote)
+    digest = hashlib.sha256(program).hexdigest()
+    remote = f"{connection.folder}/agents/agent-{digest[:16]}.pyz"
+    python, found = find_python(connection, remote)
     if python is None:
         raise DeviceError(
             f"{connection.device.name}: no Python 3.8 or later was found there (looked for "
             f"{', '.join(_pythons(connection))}). Install one on it, such as: sudo apt-get install python3 "
             f"python3-venv; then: edgenas device setup {connection.device.name}"
         )
-    if not sent:
+    if found != digest:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "agent.pyz"
             local.write_bytes(program)
@@ -133,11 +145,11 @@ def start_agent(connection: Connection) -> "Agent":
     return Agent(connection, connection.start([python, "-u", remote, connection.folder]))
 
 
-def find_python(connection: Connection, path: str = "/") -> tuple[str | None, bool]:
-    """The interpreter to use on the device, None if there is none; and whether the file `path` is there."""
-    done = connection.run(["sh", "-c", _FIND_PYTHON, "sh", path, *_pythons(connection)])
+def find_python(connection: Connection, path: str = "/") -> tuple[str | None, str]:
+    """The interpreter to use on the device, None if there is none; and the SHA-256 of the file `path` there, or "-"."""
+    done = connection.run(["sh", "-c", _FIND_PYTHON, "sh", path, _LOOK, *_pythons(connection)])
     lines = done.stdout.splitlines()
-    return (lines[1] if done.returncode == 0 and len(lines) == 2 else None), lines[:1] == ["sent"]
+    return (lines[-1], lines[-2]) if done.returncode == 0 and len(lines) >= 2 else (None, "-")
 
 
 def _pythons(connection: Connection) -> list[str]:

@@ -26,11 +26,15 @@ _SILENCE_S = 12.0
 _START = 'echo edgenas-pid:$$; cd 2>/dev/null; exec "$@"'
 _MARK = re.compile(rb"edgenas-pid:(\d+)\r?\n")  # what a chatty shell profile printed before it is dropped
 _STOP = 'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
+# Synced before it takes its name: a power cut leaves no file that has the name and not the content. An old `sync` takes
+# no file, and syncs all there is.
 _PUT = (
     'mkdir -p -- "$(dirname -- "$1")" && cat > "$1.part" && [ "$(wc -c < "$1.part")" -eq "$2" ] && '
+    '{ sync "$1.part" 2>/dev/null || sync 2>/dev/null || :; } && '
     'mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
 )
-# The same, going on where it was. Cut again (2), what came stays; without room or whatever else (1), nothing does.
+# The same, going on where it was; whoever asks for this looks at the content's hash before it is used, so that nothing is
+# synced. Cut again (2), what came stays; without room or whatever else (1), nothing does.
 # It goes on in a copy, where there is room, of what was there when it was asked: the process of a link that broke may
 # write on into what it has open.
 _RESUME = (

@@ -53,6 +53,16 @@ def test_the_agent_is_sent_once(connection: Connection):
     assert len({path.stat().st_mtime_ns for path in sent}) == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"PK half of it"])
+def test_an_agent_that_a_power_cut_spoiled_is_sent_again(connection: Connection, content: bytes):
+    with connection.open_agent():
+        (sent,) = Path(connection.folder, "agents").iterdir()
+    sent.write_bytes(content)
+    with connection.open_agent() as agent:
+        assert agent.info.cores > 0
+    assert sent.read_bytes() == agent_program()
+
+
 def test_the_runtime_of_the_host_is_found(local: Connection):
     with local.open_agent() as agent:
         assert agent.runtime_version("ai-edge-litert").startswith("2.")
