@@ -23,7 +23,7 @@ from edgenas.device.agent.inspection import boot_id
 from edgenas.device.connection import Connection, Process
 from edgenas.device.phone import PhoneInfo
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
-from edgenas.files import canonical_json, from_mapping
+from edgenas.files import canonical_json, from_mapping, parse_json
 
 _LONGEST_LINE_BYTES = 64 << 20
 # An agent that holds its device ends when it has not heard of this host for so long; it hears six times as often.
@@ -296,7 +296,7 @@ class Agent:
     def _answer(self, op: str, timeout_s: float) -> dict[str, Any]:
         line = self._line(op, timeout_s)
         try:
-            answer = json.loads(line)
+            answer = parse_json(line)
         except ValueError:
             raise self._nonsense(op, f"it sent {line[:80]!r}, which is not JSON") from None
         if not isinstance(answer, dict):

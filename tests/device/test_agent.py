@@ -272,6 +272,9 @@ def test_a_cut_link_ends_the_agent(board: Board, tmp_path: Path):
         ('{"id": 1, "ok": false}', "neither a result nor an error"),
         ('{"id": 1, "ok": true, "result": {"agent": "x"}}', "makes no sense.*agent: expected int"),
         ('{"id": 1, "ok": true, "result": []}', "makes no sense.*expected a table"),
+        ('{"id": 1, "ok": true, "result": {"agent": NaN}}', "which is not JSON"),
+        ('{"id": 1, "ok": true, "result": {"agent": 1e999}}', "which is not JSON"),
+        ('{"id": 1, "ok": true, "result": ' + "[" * 50_000, "which is not JSON"),
     ],
 )
 def test_an_answer_is_not_believed_unchecked(local: Connection, said: str, message: str):
