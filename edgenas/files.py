@@ -80,6 +80,27 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text of somebody else's holds. Numbers are finite: Python alone reads NaN, and fails on it later.
+
+    Raises:
+        ValueError: no JSON, a number that is none, or one too large for a float, or too many levels.
+    """
+
+    def reading(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+        def read(digits: str) -> Any:
+            if not math.isfinite(float(digits)):
+                raise ValueError(f"{digits[:40]!r} is no finite number")
+            return kind(digits)
+
+        return read
+
+    try:
+        return json.loads(text, parse_int=reading(int), parse_float=reading(float), parse_constant=reading(float))
+    except RecursionError:
+        raise ValueError("it has too many levels") from None
+
+
 def read_toml(path: Path, kind: str) -> dict[str, Any]:
     """The content of a TOML file.
 

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and strict reading of what a user wrote."""
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -149,6 +150,14 @@ def test_names(name: str) -> None:
 def test_bad_names(name: str) -> None:
     with pytest.raises(InputError, match="is no name for a device"):
         files.check_name("device", name)
+
+
+def test_json_of_somebody_else_holds_finite_numbers_only() -> None:
+    text = '{"a": [1, -2.5, 1e3, null, true], "b": "NaN"}'
+    assert files.parse_json(text) == files.parse_json(text.encode()) == json.loads(text)
+    for wrong in ("NaN", "[-Infinity]", '{"a": 1e999}', f"[1{'0' * 400}]", "[" * 100_000, "x", ""):
+        with pytest.raises(ValueError):
+            files.parse_json(wrong)
 
 
 def test_canonical_json_refuses_nan() -> None:

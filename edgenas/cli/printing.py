@@ -1,6 +1,7 @@
 """What all commands share: JSON on stdout, everything else on stderr, progress."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,9 +10,33 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-stderr = Console(stderr=True, soft_wrap=True)
-stdout = Console(soft_wrap=True, highlight=False)
+# What a terminal obeys, or what turns the order of a line around; and halves of characters, which cannot be written.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class PlainConsole(Console):
+    """Prints any text as it is, but for what a terminal would obey: devices and files of others have a say in it.
+
+    Nothing is markup: `[/x]` in a device's words would be a mistake in it.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, soft_wrap=True, **settings)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Every text comes by here, those in cells of tables among them."""
+        return super().render_str(printable(text), **how)
+
+
+def printable(text: str) -> str:
+    """A text with "?" for all that a terminal would obey."""
+    return _UNPRINTABLE.sub("?", text)
+
+
+stderr = PlainConsole(stderr=True)
+stdout = PlainConsole(highlight=False)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
@@ -57,13 +82,13 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (what is being done, done, of how much) that draws a bar for each thing that is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=stderr, transient=True) as bars:
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(printable(what), total=total)
                 if not stderr.is_terminal:
                     stderr.print(f"{what} ...", markup=False)
             bars.update(tasks[what], completed=done, total=total)

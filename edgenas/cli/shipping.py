@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
 from edgenas.errors import CheckFailedError, DeviceError, InputError
@@ -51,6 +52,8 @@ def ship(
     """
     if (device is None) == (pattern is None):
         raise InputError("Name a DEVICE, or several with --to 'PATTERN'.")
+    if pattern is None:
+        _refuse_options_of_fleets()
     if pattern is not None:
         if table is not None:
             raise InputError("--table is of one device; with --to each is held to its own table.")
@@ -67,6 +70,17 @@ def ship(
             progress=progress,
         )  # fmt: skip
     print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
+
+
+def _refuse_options_of_fleets() -> None:
+    context = click.get_current_context()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("canary", "wave", "max_failures")
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        raise InputError(f"{' and '.join(given)}: that is for several devices. Name them with --to 'PATTERN'.")
 
 
 def _ship_to_fleet(bundle: Path, pattern: str, name: str, rollout: Any, as_json: bool) -> None:
@@ -118,7 +132,7 @@ def print_shipped(shipped: Any) -> None:
     signed = next((check.detail for check in shipped.checks if check.name == "signature"), "not checked")
     pairs = {
         "live" if not shipped.dry_run else "dry run": f"{shipped.name} release {shipped.active} on {shipped.device}",
-        "before": "none" if shipped.previous is None else f"release {shipped.previous}, kept for rollback",
+        "before": _before(shipped),
         "signature": signed,
         "agreement": next((check.detail for check in shipped.checks if check.name == "agreement"), "no samples")
         if shipped.agreement_on_device is None
@@ -129,6 +143,14 @@ def print_shipped(shipped: Any) -> None:
         else f"{shipped.predicted_ms:.3f} ms: promise {shipped.promise}",
     }
     print_pairs(pairs)
+
+
+def _before(shipped: Any) -> str:
+    if shipped.previous is None:
+        return "none"
+    if shipped.previous == shipped.release:
+        return "the same release: it was live already"
+    return f"release {shipped.previous}, kept for rollback"
 
 
 @click.command()
@@ -175,16 +197,22 @@ def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> N
     found = releases(target, to_app=to_app)
     now: dict[str, Any] = {}
     wrong: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     if measure:
         with progress_bars() as progress:
             for one in found:
-                try:
+                try:  # whatever is with one, the others are looked at all the same
                     now[one.name] = check(target, one.name, to_app=to_app, progress=progress).latency_ms
-                except CheckFailedError as error:  # the others are looked at all the same
+                except CheckFailedError as error:
                     wrong[one.name] = str(error)
+                except DeviceError as error:
+                    unknown[one.name] = str(error)
     if as_json:
-        models = [dataclasses.asdict(one) | {"latency_ms_now": now.get(one.name), "wrong": wrong.get(one.name)}
-                  for one in found]  # fmt: skip
+        models = [
+            dataclasses.asdict(one)
+            | {"latency_ms_now": now.get(one.name), "wrong": wrong.get(one.name), "not_measured": unknown.get(one.name)}
+            for one in found
+        ]
         print_json({"device": device, "models": models})
     elif found:
         rows = [(f.name, f.release, f.previous or "-", f.since, _ms((f.record or {}).get("latency_ms")),
@@ -193,7 +221,9 @@ def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> N
     else:
         stdout.print(f"Nothing is deployed on {device}.", markup=False)
     if wrong:
-        raise CheckFailedError(" ".join(wrong.values()))
+        raise CheckFailedError(" ".join([*wrong.values(), *unknown.values()]))
+    if unknown:
+        raise DeviceError(" ".join(unknown.values()))
 
 
 def _ms(times: Any) -> str:

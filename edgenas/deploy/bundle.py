@@ -2,9 +2,10 @@
 
 import dataclasses
 import io
-import json
+import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from edgenas.architecture import Architecture
 from edgenas.deploy.keys import SigningKey
 from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, write_manifest
 from edgenas.device.agent.signatures import SIGNATURE
-from edgenas.errors import CheckFailedError, InputError
+from edgenas.errors import CheckFailedError, EdgeNASError, InputError
 
 MODEL, LABELS, SAMPLES = "model.tflite", "labels.txt", "samples.npz"
 FLOAT_MODEL = "model_float32.tflite"  # beside an int8 model, for devices where that is the slower one
@@ -27,6 +28,8 @@ SUFFIX = ".edgenas"  # of a bundle as one file: a zip of PACKED, nothing compres
 PACKED = (FILE, SIGNATURE, MODEL, FLOAT_MODEL, LABELS, SAMPLES)
 LARGEST_BYTES = 1 << 30  # that a packed bundle may unpack to
 UNPACKED = Path(".edgenas") / "bundles"
+# What reading a zip file of somebody else's can fail with.
+_BROKEN_ZIP = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +99,16 @@ class Bundle:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the outputs."""
-        return tuple((self.folder / LABELS).read_text(encoding="utf-8").split("\n")[:-1])
+        """The names of the classes, in the order of the outputs.
+
+        Raises:
+            InputError: they are no text in UTF-8.
+        """
+        path = self.folder / LABELS
+        try:
+            return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The labels {path} cannot be read: {error}. Train the bundle again.") from None
 
     @cached_property
     def samples(self) -> Samples | None:
@@ -113,7 +124,7 @@ class Bundle:
             with np.load(path, allow_pickle=False) as arrays:
                 float_outputs = arrays.get("float_outputs")
                 found = Samples(arrays["images"], arrays["labels"], arrays["outputs"], float_outputs)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (KeyError, *_BROKEN_ZIP) as error:
             raise InputError(f"The samples {path} cannot be read: {error}. Train the bundle again.") from None
         count, shape = len(found.labels), self.manifest.preprocessing.input_shape
         expected = (count, *shape), (count, self.manifest.architecture.classes)
@@ -134,7 +145,7 @@ class Bundle:
     def signed_by(self) -> str | None:
         """The id of the key that its signature names (which is checked where it is deployed); None: not signed."""
         try:
-            return str(json.loads((self.folder / SIGNATURE).read_bytes())["key"])[:16]
+            return str(files.parse_json((self.folder / SIGNATURE).read_bytes())["key"])[:16]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -149,8 +160,7 @@ class Bundle:
             CheckFailedError: a file that is not the one that was written.
         """
         if path.is_file():
-            folder = UNPACKED / files.sha256(path)[:32]
-            return cls.load(folder if folder.is_dir() else unpack(path, folder))
+            return _load_packed(path)
         manifest = read_manifest(path / FILE)
         if not {MODEL, LABELS} <= set(manifest.files) <= {MODEL, LABELS, SAMPLES, FLOAT_MODEL}:
             raise InputError(
@@ -239,6 +249,22 @@ class Bundle:
         return path
 
 
+def _load_packed(path: Path) -> Bundle:
+    """The bundle in a packed file, unpacked once; and again where the copy was damaged meanwhile."""
+    folder = UNPACKED / files.sha256(path)[:32]
+    if folder.is_dir():
+        try:
+            return Bundle.load(folder)
+        except EdgeNASError:
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        unpack(path, folder)
+    except InputError:
+        if not folder.is_dir():
+            raise  # else another process has unpacked the same file first
+    return Bundle.load(folder)
+
+
 def refuse_existing(folder: Path) -> None:
     """Raise `InputError` where a bundle would overwrite something."""
     if folder.exists():
@@ -257,12 +283,14 @@ def unpack(path: Path, folder: Path) -> Path:
             found = {info.filename: info for info in archive.infolist()}
             if len(found) != len(archive.infolist()) or not found.keys() <= set(PACKED):
                 raise InputError(f"{path} is no bundle: it holds {', '.join(sorted(found))[:200]!r}.")
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in found.values()):
+                raise InputError(f"{path} is no bundle: it is compressed in a way that no bundle is.")
             if sum(info.file_size for info in found.values()) > LARGEST_BYTES:
                 raise InputError(f"{path} unpacks to more than {LARGEST_BYTES >> 20} MB: that is no bundle.")
             with files.whole_folder(folder) as beside:
                 for name in found:
                     (beside / name).write_bytes(archive.read(name))
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _BROKEN_ZIP as error:
         raise InputError(f"The bundle {path} cannot be read: {error}.") from None
     return folder
 

@@ -18,6 +18,7 @@ from edgenas.latency.table import LatencyTable
 
 State = Literal["changed", "would change", "ok", "failed", "rolled back", "off", "not tried"]
 Told = Callable[["Outcome"], None]
+_THIS_MACHINE = "local"
 TableOf = Callable[[Device], LatencyTable | None]
 
 
@@ -72,15 +73,18 @@ class Rollout:
 def chosen(pattern: str) -> list[Device]:
     """The devices whose names match a pattern such as "pi-*", or several with commas between.
 
+    `local`, which came with EdgeNAS and is this machine itself, is none of those that "*" means: it has to be named.
+
     Raises:
         InputError: one matches none.
     """
     names = device_names()
+    boards = [name for name in names if name != _THIS_MACHINE]
     found: dict[str, None] = {}
-    for part in pattern.split(","):
-        matching = fnmatch.filter(names, part.strip())
+    for part in map(str.strip, pattern.split(",")):
+        matching = [part] if part in names else fnmatch.filter(boards, part)
         if not matching:
-            raise InputError(f"No device is called {part.strip()!r}. {near(part.strip(), names)}")
+            raise InputError(f"No device is called {part!r}. {near(part, names)}")
         found |= dict.fromkeys(matching)
     return [Device.load(name) for name in found]
 

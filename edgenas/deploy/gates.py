@@ -95,12 +95,18 @@ def builtin_operators(*contents: bytes) -> Gate:
     return Gate(BUILTIN_OPERATORS, not foreign, detail, figures)
 
 
-def raw_pixels(content: bytes, precision: Precision) -> Gate:
-    """Whether a file takes raw pixels: in int8 its input's quantisation is exactly scale 1, zero point 0."""
+def raw_pixels(content: bytes, precision: Precision, beside: bytes | None = None) -> Gate:
+    """Whether a file takes raw pixels: in int8 its input's quantisation is exactly scale 1, zero point 0.
+
+    Args:
+        beside: the float32 file in the same bundle; None: there is none.
+    """
     found = input_of(content)
     figures = {"scale": found.scale, "zero_point": float(found.zero_point)}
     try:
         check_input(content, precision)
+        if beside is not None:
+            check_input(beside, "float32")
     except CheckFailedError as error:
         return Gate(RAW_PIXELS, False, str(error).rstrip("."), figures)
     how = "scale 1, zero point 0" if precision == "int8" else "not quantised"

@@ -4,9 +4,11 @@ A private key lies in the user's own configuration, never in a project; a public
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -88,14 +90,9 @@ class SigningKey:
             InputError: there is none, others can read it, or it is no Ed25519 key.
         """
         public = PublicKey.load(name)
-        path = _folder() / f"{name}.pem"
-        try:
-            if path.stat().st_mode & 0o077:
-                raise InputError(f"Others can read the private key {path}, so it is not used: chmod 600 {path}")
-            private = serialization.load_pem_private_key(path.read_bytes(), None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise InputError(f"The private key {path} cannot be read: {error}.") from None
-        if not isinstance(private, Ed25519PrivateKey) or _raw(private) != public.key:
+        path = _private_path(name)
+        private = _read_private(path)
+        if _raw(private) != public.key:
             raise InputError(f"{path} and {path.with_suffix('.pub')} are no pair of Ed25519 keys.")
         return cls(public, private)
 
@@ -103,26 +100,47 @@ class SigningKey:
 def create_key(name: str = DEFAULT) -> PublicKey:
     """Make a pair of keys in the user's configuration (`~/.config/edgenas/keys`).
 
+    Cut in the middle, there is a private key without its public one, which follows from it: the same call makes up for
+    it.
+
     Raises:
         InputError: the name is taken: a key is never overwritten.
     """
-    folder = _folder()
-    private_path = folder / f"{files.check_name('key', name)}.pem"
-    if private_path.exists() or private_path.with_suffix(".pub").exists():
+    path = _private_path(name)
+    if path.with_suffix(".pub").exists():
         raise InputError(f"There is a key {name!r} already, and devices may trust it: choose another name.")
-    private = Ed25519PrivateKey.generate()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        _write_private(path, Ed25519PrivateKey.generate())
+    public = PublicKey(_raw(_read_private(path)), name)
+    files.write_atomically(path.with_suffix(".pub"), public.line + "\n")
+    return public
+
+
+def _write_private(path: Path, private: Ed25519PrivateKey) -> None:
+    """Put a new private key at `path`, whole or not at all; what another process has put there meanwhile stays."""
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    descriptor = os.open(private_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:  # only its owner can read it
         file.write(pem)
         file.flush()
         os.fsync(file.fileno())
-    public = PublicKey(_raw(private), name)
-    files.write_atomically(private_path.with_suffix(".pub"), public.line + "\n")
-    return public
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(file.name)
+    files.sync_folder(path.parent)
+
+
+def _read_private(path: Path) -> Ed25519PrivateKey:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise InputError(f"Others can read the private key {path}, so it is not used: chmod 600 {path}")
+        private = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InputError(f"The private key {path} cannot be read: {error}.") from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise InputError(f"{path} is no Ed25519 key.")
+    return private
 
 
 def key_names() -> list[str]:
@@ -175,6 +193,10 @@ def _ask(device: Device, op: str, **params: Any) -> list[str]:
 def _folder() -> Path:
     home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(home) / "edgenas" / "keys"
+
+
+def _private_path(name: str) -> Path:
+    return _folder() / f"{files.check_name('key', name)}.pem"
 
 
 def _raw(private: Ed25519PrivateKey) -> bytes:

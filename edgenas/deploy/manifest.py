@@ -195,7 +195,7 @@ def read_manifest(path: Path) -> Manifest:
         CheckFailedError: changed since it was written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.parse_json(path.read_bytes())
         checksum = content.pop("checksum")
     except FileNotFoundError:
         raise InputError(

@@ -101,6 +101,11 @@ def files_beside(table: LatencyTable | None, anchors: Sequence[Network]) -> list
         return wait_for(pool.submit([Architecture.parse(notation) for notation in networks]))
 
 
+def room_beside(table: LatencyTable | None) -> int:
+    """Bytes that the files measured beside a model take on a device: in one archive, and then each by itself."""
+    return 2 * sum(path.stat().st_size for path in files_beside(table, [] if table is None else anchors_of(table)))
+
+
 def measure_in_place(
     connection: Connection, agent: Agent, table: LatencyTable | None, model: str, scratch: str, threads: int = 1
 ) -> Measured:

@@ -7,7 +7,8 @@ from typing import Any
 
 from edgenas.deploy.agreement import Agreement, run_samples
 from edgenas.deploy.bundle import MODEL, Bundle
-from edgenas.deploy.promise import measure_in_place, promise
+from edgenas.deploy.limits import refuse_too_large
+from edgenas.deploy.promise import measure_in_place, promise, room_beside
 from edgenas.deploy.releases import refuse_app, releases_on
 from edgenas.deploy.shipment import Shipment, upload_s
 from edgenas.deploy.shipped import Shipped
@@ -46,15 +47,15 @@ def ship(
 
     Raises:
         CheckFailedError: no room, a hash or a signature that does not match, an older release than the device has had,
-            other answers than on the host, slower than its limit, or a bundle that rests on a simulated table. The old
-            model stays live.
+            other answers than on the host, slower or larger than its limits, or a bundle that rests on a simulated
+            table. The old model stays live.
         DeviceError: unreachable, or the link broke. The old model stays live.
         InputError: a bad name, or a table of another device, precision or runtime.
     """
     check_name("model", name)
     _refuse_simulated(bundle, table)
     precision = precision or bundle.manifest.precision
-    bundle.model_of(precision)
+    refuse_too_large(bundle, precision, device)
     if table is not None:
         why = mismatch(table, device, precision, table.identity.threads)
         if why is not None:
@@ -141,7 +142,8 @@ class _BoardShipment(Shipment):
     def _send(self) -> bool:
         """Send what the device has not; what was cut goes on. Whether there was anything."""
         samples = self._bundle.samples_of(self._precision)
-        spare = 0 if samples is None else samples.images.nbytes + samples.outputs.nbytes
+        spare = room_beside(self._measured_with)
+        spare += 0 if samples is None else samples.images.nbytes + samples.outputs.nbytes
         sizes = {name: path.stat().st_size for name, path in self._sources.items()}
         files = {name: {"sha256": sha, "size_bytes": sizes[name]} for name, sha in self._hashes.items()}
         answer = self._agent.call("prepare", name=self._name, release=self._release, files=files, spare_bytes=spare)

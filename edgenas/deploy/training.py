@@ -205,11 +205,11 @@ def _gates(request: FinalTraining, made: Files) -> list[Gate]:
     if request.precision == "int8":
         found.append(gates.quantisation(*(right(file, dataset, images) for file in (made.reference, content))))
     predicted = _predict(request)
-    shipped = [content, *filter(None, [_beside(request, made)])]
+    beside = _beside(request, made)
     return [
         *found,
-        gates.builtin_operators(*shipped),
-        gates.raw_pixels(content, request.precision),
+        gates.builtin_operators(content, *filter(None, [beside])),
+        gates.raw_pixels(content, request.precision, beside),
         gates.limits(request.limits, predicted, len(content) / 1024),
     ]
 

@@ -25,6 +25,7 @@ from edgenas.device.connection import (
     kill_process,
     not_told,
     timed_out,
+    too_large,
     whole_file,
 )
 from edgenas.device.device import Device
@@ -49,7 +50,7 @@ _SETTLE = (
     '[ "${sum%% *}" = "$3" ] || { echo "other content arrived" >&2; exit 1; }; '
     '[ ! -d "$1" ] || { echo "a folder has that name" >&2; exit 1; }; mv -f -- "$1.part" "$1"'
 )
-_HASH = 'sha256sum < "$1"'
+_HASH = 'sha256sum < "$1" && wc -c < "$1"'
 _STATES = {
     "unauthorized": "the phone has not allowed this computer yet: unlock it, and confirm 'Allow USB debugging' on it",
     "authorizing": "the phone is being asked to allow this computer: unlock it, and confirm on it",
@@ -216,16 +217,19 @@ class AdbConnection(Connection):
                 self.run(["rm", "-rf", "--", f"{target}.part"], _QUICK_S)
             raise
 
-    def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
+    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
         source = self.path(remote)
         with whole_file(local) as part:
             done = self.run(["sh", "-c", _HASH, "sh", source], timeout_s)
             if done.returncode != 0:
                 raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(done.stderr)}.")
+            digest, *_, size_bytes = done.stdout.split() or ["", ""]
+            if largest_bytes is not None and not (size_bytes.isdigit() and int(size_bytes) <= largest_bytes):
+                raise too_large(self.device, remote, largest_bytes)
             self._transfer(["pull", source, str(part.absolute())], timeout_s, f"{remote} could not be read")
             with part.open("rb") as file:
                 received = hashlib.file_digest(file, "sha256").hexdigest()
-            if received != done.stdout.partition(" ")[0].strip():
+            if received != digest:
                 raise DeviceError(f"{self.device.name}: {remote} arrived with other content than it has there.")
 
     def start(self, argv: list[str]) -> Process:

@@ -99,11 +99,14 @@ class Connection(abc.ABC):
         """
 
     @abc.abstractmethod
-    def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
+    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
         """Copy a file from the device: it is there whole, or not at all.
 
+        Args:
+            largest_bytes: what it may have, where that is known: a device cannot fill the host's disk.
+
         Raises:
-            DeviceError: no such file there, or the link broke.
+            DeviceError: no such file there, it is larger, or the link broke.
         """
 
     @abc.abstractmethod
@@ -227,10 +230,12 @@ class LocalConnection(Connection):
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {remote} could not be written: {error.strerror}.") from None
 
-    def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
+    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
         try:
-            with whole_file(local) as part:
-                shutil.copyfile(self.path(remote), part)
+            with whole_file(local) as part, Path(self.path(remote)).open("rb") as source, part.open("wb") as file:
+                sink = bounded(file.write, self.device, remote, largest_bytes)
+                while piece := source.read(1 << 20):
+                    sink(piece)
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {remote} could not be read: {error.strerror}.") from None
 
@@ -305,13 +310,37 @@ def kill_process(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A file to write beside `target`, which takes its name only when the block ends without an error."""
+    """A file to write beside `target`, which takes its name only when the block ends without an error, and is synced
+    first: a power cut leaves no file that has the name and not the content."""
     part = target.with_name(target.name + ".part")
     try:
         yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def bounded(
+    sink: Callable[[bytes], object], device: Device, remote: str, largest_bytes: int | None
+) -> Callable[[bytes], object]:
+    """`sink`, for pieces of a device's file: `DeviceError` instead of more than so many bytes; None: no end."""
+    got = 0
+
+    def take(piece: bytes) -> None:
+        nonlocal got
+        got += len(piece)
+        if largest_bytes is not None and got > largest_bytes:
+            raise too_large(device, remote, largest_bytes)
+        sink(piece)
+
+    return take
+
+
+def too_large(device: Device, remote: str, largest_bytes: int) -> DeviceError:
+    """The error to raise at a file of a device that is larger than it can be."""
+    return DeviceError(f"{device.name}: expected {remote} to have at most {largest_bytes} bytes, received more.")
 
 
 def timed_out(device: Device, argv: list[str], timeout_s: float) -> str:

@@ -23,7 +23,7 @@ from edgenas.device.agent.inspection import boot_id
 from edgenas.device.connection import Connection, Process
 from edgenas.device.phone import PhoneInfo
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
-from edgenas.files import canonical_json, from_mapping
+from edgenas.files import canonical_json, from_mapping, parse_json
 
 _LONGEST_LINE_BYTES = 64 << 20
 # An agent that holds its device ends when it has not heard of this host for so long; it hears six times as often.
@@ -42,10 +42,21 @@ _FOR_SETUP = {
     ),
 }
 _FIND_PYTHON = (
-    'test -f "$1" && echo sent || echo missing; shift; for python in "$@"; do '
-    '"$python" -c "import sys; sys.exit(sys.version_info < (3, 8))" 2>/dev/null && echo "$python" && exit 0; done; '
-    "exit 3"
+    'file=$1 look=$2; shift 2; for python in "$@"; do '
+    '"$python" -c "$look" "$file" 2>/dev/null && echo "$python" && exit 0; done; exit 3'
 )
+# A board that lost its power may have kept the agent's name and not its content; Python would run an empty file, and be
+# content.
+_LOOK = """
+import hashlib, sys
+if sys.version_info < (3, 8):
+    sys.exit(1)
+try:
+    with open(sys.argv[1], "rb") as file:
+        print(hashlib.sha256(file.read()).hexdigest())
+except OSError:
+    print("-")
+"""
 
 
 @dataclass(frozen=True)
@@ -117,21 +128,22 @@ def agent_program() -> bytes:
 
 
 def start_agent(connection: Connection) -> "Agent":
-    """Start the agent, sent first when this version of it is not there.
+    """Start the agent, sent first when this version of it is not there, or not whole.
 
     Raises:
         DeviceError: unreachable, no Python, or it did not start.
     """
     program = agent_program()
-    remote = f"{connection.folder}/agents/agent-{hashlib.sha256(program).hexdigest()[:16]}.pyz"
-    python, sent = find_python(connection, remote)
+    digest = hashlib.sha256(program).hexdigest()
+    remote = f"{connection.folder}/agents/agent-{digest[:16]}.pyz"
+    python, found = find_python(connection, remote)
     if python is None:
         raise DeviceError(
             f"{connection.device.name}: no Python 3.8 or later was found there (looked for "
             f"{', '.join(_pythons(connection))}). Install one on it, such as: sudo apt-get install python3 "
             f"python3-venv; then: edgenas device setup {connection.device.name}"
         )
-    if not sent:
+    if found != digest:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "agent.pyz"
             local.write_bytes(program)
@@ -139,11 +151,11 @@ def start_agent(connection: Connection) -> "Agent":
     return Agent(connection, connection.start([python, "-u", remote, connection.folder]))
 
 
-def find_python(connection: Connection, path: str = "/") -> tuple[str | None, bool]:
-    """The interpreter to use on the device, None if there is none; and whether the file `path` is there."""
-    done = connection.run(["sh", "-c", _FIND_PYTHON, "sh", path, *_pythons(connection)])
+def find_python(connection: Connection, path: str = "/") -> tuple[str | None, str]:
+    """The interpreter to use on the device, None if there is none; and the SHA-256 of the file `path` there, or "-"."""
+    done = connection.run(["sh", "-c", _FIND_PYTHON, "sh", path, _LOOK, *_pythons(connection)])
     lines = done.stdout.splitlines()
-    return (lines[1] if done.returncode == 0 and len(lines) == 2 else None), lines[:1] == ["sent"]
+    return (lines[-1], lines[-2]) if done.returncode == 0 and len(lines) >= 2 else (None, "-")
 
 
 def own_python(connection: Connection) -> str:
@@ -295,7 +307,7 @@ class Agent:
     def _answer(self, op: str, timeout_s: float) -> dict[str, Any]:
         line = self._line(op, timeout_s)
         try:
-            answer = json.loads(line)
+            answer = parse_json(line)
         except ValueError:
             raise self._nonsense(op, f"it sent {line[:80]!r}, which is not JSON") from None
         if not isinstance(answer, dict):

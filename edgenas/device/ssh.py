@@ -15,7 +15,16 @@ from typing import BinaryIO
 
 import paramiko
 
-from edgenas.device.connection import Completed, Connection, Process, Sent, not_told, timed_out, whole_file
+from edgenas.device.connection import (
+    Completed,
+    Connection,
+    Process,
+    Sent,
+    bounded,
+    not_told,
+    timed_out,
+    whole_file,
+)
 from edgenas.device.device import Device, fingerprint
 from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line, resolve
 from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
@@ -26,11 +35,15 @@ _SILENCE_S = 12.0
 _START = 'echo edgenas-pid:$$; cd 2>/dev/null; exec "$@"'
 _MARK = re.compile(rb"edgenas-pid:(\d+)\r?\n")  # what a chatty shell profile printed before it is dropped
 _STOP = 'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
+# Synced before it takes its name: a power cut leaves no file that has the name and not the content. An old `sync` takes
+# no file, and syncs all there is.
 _PUT = (
     'mkdir -p -- "$(dirname -- "$1")" && cat > "$1.part" && [ "$(wc -c < "$1.part")" -eq "$2" ] && '
+    '{ sync "$1.part" 2>/dev/null || sync 2>/dev/null || :; } && '
     'mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
 )
-# The same, going on where it was. Cut again (2), what came stays; without room or whatever else (1), nothing does.
+# The same, going on where it was; not synced, for whoever asks for this checks the content's hash before it is used.
+# Cut again (2), what came stays; without room or whatever else (1), nothing does.
 # It goes on in a copy, where there is room, of what was there when it was asked: the process of a link that broke may
 # write on into what it has open.
 _RESUME = (
@@ -278,11 +291,12 @@ class SshConnection(Connection):
         self.run(["rm", "-f", "--", f"{path}.part"])
         return 0
 
-    def get(self, remote: str, local: Path, timeout_s: float = 600) -> None:
+    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
         with whole_file(local) as part:
             with part.open("wb") as file:
                 argv = ["cat", "--", self.path(remote)]
-                code, stderr = self._finish(argv, timeout_s, iter([]), file.write)
+                sink = bounded(file.write, self.device, remote, largest_bytes)
+                code, stderr = self._finish(argv, timeout_s, iter([]), sink)
             if code != 0:
                 raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(stderr)}.")
 

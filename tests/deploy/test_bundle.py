@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import edgenas.files as files
 from edgenas.cli.main import cli
 from edgenas.deploy import Bundle
-from edgenas.deploy.bundle import sign
+from edgenas.deploy.bundle import sign, unpack
 from edgenas.deploy.keys import SigningKey
 from edgenas.errors import CheckFailedError, InputError
 
@@ -74,6 +74,20 @@ def test_a_manifest_of_another_kind_is_refused(
         Bundle.load(copy)
 
 
+def test_a_number_that_is_none_in_a_manifest_is_named(copy: Path) -> None:
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace('"epochs": 6', '"epochs": NaN'))
+    with pytest.raises(InputError, match=r"cannot be read .*'NaN' is no finite number"):
+        Bundle.load(copy)
+
+
+def test_labels_that_are_no_text_are_named(copy: Path) -> None:
+    (copy / "labels.txt").write_bytes(b"\xff\n" * 10)
+    _edit(copy, lambda content: content["files"].update({"labels.txt": files.sha256(copy / "labels.txt")}), seal=True)
+    with pytest.raises(InputError, match=r"labels .*labels\.txt cannot be read: .*utf-8"):
+        Bundle.load(copy)
+
+
 def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no bundle: it has no manifest\.json"):
         Bundle.load(tmp_path)
@@ -109,12 +123,13 @@ def test_a_packed_file_that_is_no_bundle_is_named(tmp_path: Path, monkeypatch: p
     path.write_text("no zip")
     with pytest.raises(InputError, match="cannot be read"):
         Bundle.load(path)
-    for name in ("../model.tflite", "/etc/passwd", "more.txt"):
+    up = [f"{'../' * levels}model.tflite" for levels in range(1, 5)]  # from the folder it would be unpacked in, and out
+    for name in (*up, str(tmp_path / "model.tflite"), "more.txt"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, "x")
         with pytest.raises(InputError, match="it holds"):
             Bundle.load(path)
-    assert not (tmp_path / ".edgenas" / "model.tflite").exists()
+        assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path], "nothing is written anywhere"
     monkeypatch.setattr("edgenas.deploy.bundle.LARGEST_BYTES", 1 << 20)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.tflite", bytes((1 << 20) + 1))
@@ -143,3 +158,57 @@ def test_a_bundle_gets_a_new_number_with_a_key_or_without_any(
         signs()
     assert signs("--key", "other")["signed_by"] == other.public.id
     assert signs("--key", "other")["release"] == 99990101000004
+
+
+def test_another_process_may_unpack_it_first(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed = bundle.pack(tmp_path / "b.edgenas")
+    folder = Bundle.load(packed).folder
+    shutil.rmtree(folder)
+    with monkeypatch.context() as before:  # just before
+        before.setattr("edgenas.deploy.bundle.unpack", lambda path, to: unpack(path, unpack(path, to)))
+        assert Bundle.load(packed).manifest == bundle.manifest
+    shutil.rmtree(folder)
+    read, others = zipfile.ZipFile.read, []
+
+    def read_slowly(archive: zipfile.ZipFile, name: str) -> bytes:  # while this one is at it
+        if not others:
+            others.append(name)
+            unpack(packed, folder)
+        return read(archive, name)
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", read_slowly)
+    assert Bundle.load(packed).manifest == bundle.manifest
+    assert others and [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing is left beside it"
+
+
+@pytest.mark.parametrize("damage", ["model.tflite", "manifest.json", None])
+def test_a_damaged_copy_is_unpacked_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed = bundle.pack(tmp_path / "b.edgenas")
+    folder = Bundle.load(packed).folder
+    if damage is None:
+        (folder / "labels.txt").unlink()
+    else:
+        (folder / damage).write_bytes(b"torn")
+    assert Bundle.load(packed).manifest == bundle.manifest
+    assert (folder / "model.tflite").read_bytes() == bundle.model_path.read_bytes()
+
+
+def test_a_broken_stream_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "b.edgenas"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(bundle.folder / "model.tflite", "model.tflite")
+    content = bytearray(path.read_bytes())
+    content[50:90] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        Bundle.load(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("model.tflite", "x")
+    with pytest.raises(InputError, match="compressed in a way"):
+        Bundle.load(path)
+    assert not list((tmp_path / ".edgenas" / "bundles").iterdir())

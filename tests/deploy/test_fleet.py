@@ -4,16 +4,21 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import edgenas
 from edgenas.deploy import Bundle, deployed
 from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
 from edgenas.deploy.keys import SigningKey, trust_key
 from edgenas.device import Device
-from edgenas.errors import InputError
+from edgenas.errors import DeviceError, InputError, UnreachableError
 from tests.board import Board
 from tests.deploy.conftest import on_board
 
@@ -63,7 +68,7 @@ def test_canary_waves_stop_rule_and_catching_up(
     tried = states(ship_to_all(first, devices, "digits", rollout, told=lambda outcome: told.append(outcome.device)))
     others = dict.fromkeys(("pi-1", "pi-2", "pi-4", "pi-6"), "changed")
     assert tried == others | {DEAD: "off", STRANGE: "failed"}
-    assert told[0] == "pi-1" and set(told[1:3]) == {"pi-2", DEAD}, "the canary alone, then two at a time"
+    assert told[0] == "pi-1" and set(told[1:3]) == {"pi-2", DEAD}, "as they come"
     number = first.manifest.release
     assert fleet.live() == dict.fromkeys(others, number)
 
@@ -126,6 +131,121 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
         done = ships(*words, "--as", "digits")
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
+
+
+class Shipping:
+    """Takes the place of `ship`: notes when each begins and ends, and fails on some.
+
+    Args:
+        together: so many wait for each other before they end; None: nobody does.
+        errors: what befalls a device, by name.
+    """
+
+    def __init__(self, together: int | None = None, **errors: Exception) -> None:
+        self.spans: dict[str, tuple[float, float]] = {}
+        self.most = self._now = 0
+        self._counting = threading.Lock()
+        self._barrier = None if together is None else threading.Barrier(together)
+        self._errors = errors
+
+    def __call__(self, bundle: Bundle, device: Device, name: str, **_: object) -> Any:
+        began = time.monotonic()
+        with self._counting:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        if self._barrier is not None and device.name != "b1":  # the canary
+            self._barrier.wait(30)  # broken, and all fail, where they do not run at the same time
+        time.sleep(0.02)
+        with self._counting:
+            self._now -= 1
+        self.spans[device.name] = began, time.monotonic()
+        if device.name in self._errors:
+            raise self._errors[device.name]
+        return SimpleNamespace(previous=None, release=1)
+
+    def before(self, first: str, then: str) -> bool:
+        """Whether one had ended when the other began."""
+        return self.spans[first][1] <= self.spans[then][0]
+
+
+def roll_out(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, shipping: Shipping, count: int, rollout: Rollout
+) -> dict[str, str]:
+    monkeypatch.setattr("edgenas.deploy.fleet.ship", shipping)
+    devices = [Device(f"b{number}", "ssh://127.0.0.1") for number in range(1, count + 1)]
+    return states(ship_to_all(bundle, devices, "net", rollout))
+
+
+def test_the_canary_is_alone_and_waves_run_at_the_same_time(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipping = Shipping(together=3)
+    outcome = roll_out(monkeypatch, bundle, shipping, 7, Rollout(canary=1, wave=3))
+    assert set(outcome.values()) == {"changed"}
+    assert shipping.most == 3
+    assert all(shipping.before("b1", later) for later in ("b2", "b3", "b4")), "the canary alone"
+    first, second = ("b2", "b3", "b4"), ("b5", "b6", "b7")
+    assert all(shipping.before(one, other) for one in first for other in second), "one wave after the other"
+
+
+def test_canaries_go_one_after_the_other(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipping = Shipping()
+    roll_out(monkeypatch, bundle, shipping, 3, Rollout(canary=5, wave=4))
+    assert shipping.most == 1, "more canaries than devices: all of them are"
+    assert shipping.before("b1", "b2") and shipping.before("b2", "b3")
+    none = Shipping()
+    assert set(roll_out(monkeypatch, bundle, none, 4, Rollout(canary=0, wave=4)).values()) == {"changed"}
+    assert none.most > 1
+
+
+FAILS, OFF = DeviceError("it refuses"), UnreachableError("it is off")
+
+
+@pytest.mark.parametrize(
+    ("rollout", "bad", "expected"),
+    [
+        (Rollout(canary=1, wave=2, max_failures=0), {"b2": FAILS}, "changed failed changed - - -"),
+        (Rollout(canary=1, wave=2, max_failures=0), {"b5": FAILS}, "changed changed changed changed failed -"),
+        (
+            Rollout(canary=1, wave=2, max_failures=1),
+            {"b2": FAILS, "b4": FAILS},
+            "changed failed changed failed changed -",
+        ),
+        (Rollout(canary=0, wave=2, max_failures=1), {"b1": FAILS, "b2": FAILS}, "failed failed - - - -"),
+        (Rollout(canary=0, wave=6, max_failures=0), {"b1": FAILS}, "failed changed changed changed changed changed"),
+        (Rollout(canary=1, wave=2, max_failures=9), {"b1": FAILS}, "failed - - - - -"),
+        (Rollout(canary=2, wave=2, max_failures=9), {"b2": FAILS}, "changed failed - - - -"),
+        (Rollout(canary=9, wave=2, max_failures=9), {"b6": FAILS}, "changed changed changed changed changed failed"),
+        (Rollout(canary=2, wave=2), {"b1": OFF, "b2": OFF}, "off off changed changed changed changed"),
+        (Rollout(canary=1, wave=2), {f"b{number}": OFF for number in range(1, 7)}, "off off off off off off"),
+        (Rollout(canary=1, wave=2), {"b1": OFF, "b2": FAILS}, "off failed - - - -"),
+        (Rollout(canary=1, wave=6), {"b3": ValueError("a fault")}, "changed changed failed changed changed changed"),
+    ],
+)
+def test_when_a_rollout_stops(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, rollout: Rollout, bad: dict[str, Exception], expected: str
+) -> None:
+    outcome = roll_out(monkeypatch, bundle, Shipping(**bad), 6, rollout)
+    assert list(outcome.values()) == [word.replace("-", "not tried") for word in expected.split()]
+
+
+def test_which_devices_a_pattern_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    came = {path.stem for path in (Path(edgenas.__file__).parents[1] / "devices").glob("*.toml")}
+    assert came == {"local"}, "this machine is the only device that comes with EdgeNAS"
+    with pytest.raises(InputError, match=r"No device is called '\*'\. Known: local"):
+        chosen("*")
+    for name in ("pi-1", "pi-2", "here"):
+        Device(name, "local:", folder=str(tmp_path / name)).save()
+    expected = {
+        "*": ["here", "pi-1", "pi-2"],
+        "pi-*": ["pi-1", "pi-2"],
+        "*,local": ["here", "pi-1", "pi-2", "local"],
+        "local": ["local"],
+        "pi-2,pi-*": ["pi-2", "pi-1"],
+    }
+    assert {pattern: [device.name for device in chosen(pattern)] for pattern in expected} == expected
+    for nothing in ("phone-*", "pi-1,phone-*", "", "loc*"):
+        with pytest.raises(InputError, match="No device is called"):
+            chosen(nothing)
 
 
 def test_a_rollout_that_cannot_be() -> None:

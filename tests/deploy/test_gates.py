@@ -15,8 +15,8 @@ from edgenas.deploy import GATES, Bundle, FinalTraining, Gate, gates, train_bund
 from edgenas.deploy.manifest import Predicted
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.ledger import Ledger
-from edgenas.model import Precision
-from tests.deploy.conftest import RECIPE
+from edgenas.model import Precision, build_model, convert
+from tests.deploy.conftest import RECIPE, SMALL
 from tests.model.test_operators import flex_file
 
 Final = Callable[..., FinalTraining]
@@ -81,6 +81,12 @@ def test_a_real_file_has_builtin_operators_and_takes_raw_pixels(bundle: Bundle, 
     found = gates.raw_pixels(content, precision)
     assert found.passed is (precision == "int8")
     assert (found.figures["scale"], found.figures["zero_point"]) == (1, 0)
+
+
+def test_the_float_file_beside_an_int8_one_takes_raw_pixels_too(bundle: Bundle) -> None:
+    content = bundle.model_path.read_bytes()
+    assert gates.raw_pixels(content, "int8", convert(build_model(SMALL), "float32")).passed
+    assert not gates.raw_pixels(content, "int8", content).passed, "an int8 file is no float32 one"
 
 
 def test_a_foreign_operator_is_named() -> None:

@@ -214,3 +214,27 @@ def test_keys_are_made_once_kept_private_and_taken_back(guarded: Guarded, keys: 
         SigningKey.load()
     with pytest.raises(InputError, match="There is no key 'nobody'"):
         SigningKey.load("nobody")
+
+
+def test_a_key_whose_making_was_cut_is_made_by_the_same_call(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "config" / "edgenas" / "keys"
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as early, pytest.raises(KeyboardInterrupt):
+        early.setattr("edgenas.deploy.keys.os.fsync", cut)
+        create_key()
+    assert not list(folder.iterdir()), "no half of a private key"
+    with monkeypatch.context() as late, pytest.raises(KeyboardInterrupt):
+        late.setattr(files, "write_atomically", cut)
+        create_key()
+    made = (folder / "default.pem").read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["default.pem"]
+    public = create_key()
+    assert (folder / "default.pem").read_bytes() == made, "a key is never overwritten"
+    assert SigningKey.load().public == public == PublicKey.load("default")
+    with pytest.raises(InputError, match="There is a key 'default' already"):
+        create_key()

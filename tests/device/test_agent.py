@@ -53,6 +53,16 @@ def test_the_agent_is_sent_once(connection: Connection):
     assert len({path.stat().st_mtime_ns for path in sent}) == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"PK half of it"])
+def test_an_agent_that_a_power_cut_spoiled_is_sent_again(connection: Connection, content: bytes):
+    with connection.open_agent():
+        (sent,) = Path(connection.folder, "agents").iterdir()
+    sent.write_bytes(content)
+    with connection.open_agent() as agent:
+        assert agent.info.cores > 0
+    assert sent.read_bytes() == agent_program()
+
+
 def test_the_runtime_of_the_host_is_found(local: Connection):
     with local.open_agent() as agent:
         assert agent.runtime_version("ai-edge-litert").startswith("2.")
@@ -262,6 +272,9 @@ def test_a_cut_link_ends_the_agent(board: Board, tmp_path: Path):
         ('{"id": 1, "ok": false}', "neither a result nor an error"),
         ('{"id": 1, "ok": true, "result": {"agent": "x"}}', "makes no sense.*agent: expected int"),
         ('{"id": 1, "ok": true, "result": []}', "makes no sense.*expected a table"),
+        ('{"id": 1, "ok": true, "result": {"agent": NaN}}', "which is not JSON"),
+        ('{"id": 1, "ok": true, "result": {"agent": 1e999}}', "which is not JSON"),
+        ('{"id": 1, "ok": true, "result": ' + "[" * 50_000, "which is not JSON"),
     ],
 )
 def test_an_answer_is_not_believed_unchecked(local: Connection, said: str, message: str):

@@ -87,6 +87,36 @@ def test_a_file_that_goes_on_where_it_was_is_the_same_file(connection: Connectio
     assert all(0 < done <= total == len(content) for done, total in told)
 
 
+def test_a_file_that_is_too_large_does_not_fill_the_hosts_disk(connection: Connection, tmp_path: Path):
+    source, back = tmp_path / "source", tmp_path / "back"
+    source.write_bytes(os.urandom(300_000))
+    connection.get(str(source), back, largest_bytes=300_000)
+    back.unlink()
+    with pytest.raises(DeviceError, match="source to have at most 299999 bytes, received more"):
+        connection.get(str(source), back, largest_bytes=299_999)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["source"], "no part is left"
+    if connection.device.address.kind != "adb":  # there a file without an end has a size of 0
+        with pytest.raises(DeviceError, match="at most 1000000 bytes"):
+            connection.get("/dev/zero", back, timeout_s=60, largest_bytes=1_000_000)
+    assert connection.run(["true"]).returncode == 0, "the connection goes on"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "source").write_text("x")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sync").write_text(f'#!/bin/sh\nls "$(dirname "$1")" > "{tmp_path}/seen"\n')
+    (tools / "sync").chmod(0o755)
+    with Board(tmp_path / "board", path=f"{tools}:/usr/bin:/bin") as own, connect(own.device()) as connection:
+        connection.put(tmp_path / "source", str(tmp_path / "there" / "target"))
+    assert (tmp_path / "seen").read_text() == "target.part\n"
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink().name))
+    with connect(Device("here", "local:")) as connection:
+        connection.put(tmp_path / "source", str(tmp_path / "here" / "target"))
+    assert synced == ["target.part"]
+
+
 def test_files_that_are_not_there(connection: Connection, tmp_path: Path):
     with pytest.raises(InputError, match="no file"):
         connection.put(tmp_path / "nothing", "x")

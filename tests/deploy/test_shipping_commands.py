@@ -1,0 +1,69 @@
+"""`ship` and `deployed` as they are typed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from edgenas.cli.main import cli
+from edgenas.deploy import Bundle, deployed, ship, verify
+from edgenas.device import Device
+from edgenas.errors import CheckFailedError, DeviceError, InputError
+
+
+def test_on_the_command_line(local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    local.save()
+    words = ["ship", str(bundle.folder), "here", "--as", "digits"]
+    for option in ("--canary", "--wave", "--max-failures"):
+        refused = CliRunner().invoke(cli, [*words, option, "1"])
+        assert isinstance(refused.exception, InputError)
+        assert str(refused.exception) == f"{option}: that is for several devices. Name them with --to 'PATTERN'."
+    assert deployed(local) == []
+    assert "before     none" in CliRunner().invoke(cli, words).stdout
+    assert "before     the same release: it was live already" in CliRunner().invoke(cli, words).stdout
+
+
+def test_what_cannot_be_measured_does_not_hide_the_others(
+    local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local.save()
+    for name in ("busy", "good"):
+        ship(bundle, local, name)
+    real = verify
+
+    def check(device: Device, name: str, **more: Any) -> Any:
+        if name == "busy":
+            raise DeviceError("here: too disturbed to measure.")
+        return real(device, name, **more)
+
+    monkeypatch.setattr("edgenas.deploy.verify", check)
+    done = CliRunner().invoke(cli, ["deployed", "here", "--measure", "--json"])
+    assert type(done.exception) is DeviceError and "too disturbed" in str(done.exception)
+    busy, good = json.loads(done.stdout)["models"]
+    assert (busy["wrong"], busy["not_measured"], busy["latency_ms_now"]) == (
+        None,
+        "here: too disturbed to measure.",
+        None,
+    )
+    assert good["not_measured"] is None and good["latency_ms_now"]["median"] > 0
+
+
+def test_what_is_damaged_is_shown_beside_what_is_well(
+    local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local.save()
+    for name in ("bad", "good"):
+        ship(bundle, local, name)
+    damaged = Path(local.folder, "models") / "bad" / "current" / "labels.txt"
+    damaged.unlink()  # both names hold links to one file
+    damaged.write_text("other\n")
+    done = CliRunner().invoke(cli, ["deployed", "here", "--measure", "--json"])
+    assert isinstance(done.exception, CheckFailedError) and "labels.txt: expected sha256" in str(done.exception)
+    bad, good = json.loads(done.stdout)["models"]
+    assert "labels.txt" in bad["wrong"] and bad["latency_ms_now"] is None
+    assert good["wrong"] is None and good["latency_ms_now"]["median"] > 0
