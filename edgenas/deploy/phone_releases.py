@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import edgenas.files as files
 from edgenas.deploy.shipment import upload_s
 from edgenas.device import Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
@@ -261,7 +262,7 @@ def _events(history: str) -> list[dict[str, Any]]:
     events = []
     for line in history.splitlines():
         try:
-            event = json.loads(line)
+            event = files.parse_json(line)
             release, at = event["release"], event["at"]
             whole = type(release) is int and 0 < release < 10**18 and (at is None or isinstance(at, str))
             if whole and event["event"] in ("activate", "rollback"):

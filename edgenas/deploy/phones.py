@@ -210,7 +210,7 @@ class _PhoneShipment(Shipment):
             raise CheckFailedError(
                 f"{self._device.name}: release {self._release} of {self._name} is older than release {newest}, "
                 "which this device has had; back to what it still keeps: edgenas rollback; a bundle gets a new number "
-                "with: edgenas sign BUNDLE."
+                f"with: edgenas sign BUNDLE --after {newest}."
             )
 
     def _place(self) -> tuple[str, bool]:

@@ -223,7 +223,8 @@ class AdbConnection(Connection):
             done = self.run(["sh", "-c", _HASH, "sh", source], timeout_s)
             if done.returncode != 0:
                 raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(done.stderr)}.")
-            digest, *_, size_bytes = done.stdout.split() or ["", ""]
+            words = done.stdout.split()
+            digest, size_bytes = (words[0], words[-1]) if len(words) > 1 else ("", "")
             if largest_bytes is not None and not (size_bytes.isdigit() and int(size_bytes) <= largest_bytes):
                 raise too_large(self.device, remote, largest_bytes)
             self._transfer(["pull", source, str(part.absolute())], timeout_s, f"{remote} could not be read")

@@ -59,7 +59,7 @@ def test_a_changed_manifest_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.update(format=9), "has format 9, expected 4"),
+        (lambda content: content.update(format=9), "has format 9, expected 5"),
         (lambda content: content.update(epoch=1), "unknown key 'epoch'.*'epochs'"),
         (lambda content: content.pop("recipe"), "'recipe' is missing"),
         (lambda content: content["files"].update({"../x": "0"}), "expected the files"),
