@@ -16,7 +16,6 @@ import edgenas.files as files
 from edgenas.deploy.shipment import upload_s
 from edgenas.device import Connection
 from edgenas.errors import CheckFailedError, DeviceError, InputError
-from edgenas.files import check_name
 
 _MARGIN_KB = 1024
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
@@ -242,7 +241,7 @@ class PhoneReleases:
         self._run(script, self._model(name))
 
     def _model(self, name: str) -> str:
-        return f"{self._root}/{check_name('model', name)}"
+        return f"{self._root}/{files.check_name('model', name)}"
 
     def _run(self, script: str, *args: str, input: bytes | None = None, timeout_s: float = 60) -> str:  # noqa: A002
         done = self._connection.run([*self._prefix, "sh", "-c", script, "sh", *args], timeout_s, input)
