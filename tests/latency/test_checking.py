@@ -15,13 +15,16 @@ from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.checking import check_table
 from edgenas.latency.profiling.planning import Plan
 from edgenas.latency.table import LatencyTable
-from tests.latency.conftest import WITHOUT_XNNPACK
+from tests.latency.conftest import WITHOUT_XNNPACK, Peace
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_fresh_table_is_fresh(project: Path, quiet: LatencyTable):
-    found = check_table(Device("quiet", "local:", folder=str(project / "work")), quiet)
+def test_a_fresh_table_is_fresh(project: Path, peace: Peace):
+    device = Device("quiet", "local:", folder=str(project / "work"))
+    found = check_table(device, peace.tables[-1])
+    if not found.fresh:  # the machine itself has changed since
+        found = check_table(device, peace.measure())
     # The whole machine may have become slower meanwhile: that alone may make it stale.
     assert found.fresh or all("the whole device takes" in reason for reason in found.reasons), found
     assert found.changes == ()

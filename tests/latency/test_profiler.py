@@ -23,12 +23,12 @@ from edgenas.latency.profiling.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
 from edgenas.model import MODELS, ConversionPool
 from tests.board import Board
-from tests.latency.conftest import SPACE, WITHOUT_XNNPACK
+from tests.latency.conftest import SPACE, WITHOUT_XNNPACK, WRONG, Peace
 
 pytestmark = pytest.mark.slow
 
-WRONG = 0.15  # what is further than this from a quiet measurement is a wrong number
 Make = Callable[..., Board]
+Right = Callable[[LatencyTable], None]
 
 
 def on(board: Board, name: str = "board") -> Device:
@@ -46,23 +46,28 @@ def journal(project: Path) -> dict[str, float]:
     return {row["key"]: row["value"] for line in lines if line["event"] == "batch" for row in line["lines"]}
 
 
-def right(table: LatencyTable, quiet: LatencyTable) -> None:
-    """Every number of a table is what a quiet measurement found."""
-    assert set(table.entries) == set(quiet.entries)
-    shares = {
-        # Relative to the reference: the whole machine may be faster or slower now.
-        str(layer): (entry.us / table.reference[1]) / (quiet.entries[layer].us / quiet.reference[1])
-        for layer, entry in table.entries.items()
-        if quiet.entries[layer].us > 0.02 * quiet.reference[1]
-    }
-    # Where its buffers land moves a layer's time by a quarter now and then; a process that lost its core loses more.
-    odd = {layer: share for layer, share in shares.items() if abs(share - 1) > WRONG}
-    assert len(odd) <= 1 and all(0.7 < share < 1.4 for share in odd.values()), odd
+def shares(table: LatencyTable) -> dict[str, float]:
+    """Times of layers and whole networks over the reference's: the whole machine may be faster or slower now."""
     assert table.certificate is not None
-    assert quiet.certificate is not None
-    for now, then in zip(table.certificate.networks, quiet.certificate.networks, strict=True):
-        share = (now.truth_ms / table.reference[1]) / (then.truth_ms / quiet.reference[1])
-        assert abs(share - 1) < WRONG, (now.notation, share)
+    times_us = {str(layer): entry.us for layer, entry in table.entries.items()}
+    times_us |= {network.notation: 1000 * network.truth_ms for network in table.certificate.networks}
+    return {key: us / table.reference[1] for key, us in times_us.items()}
+
+
+@pytest.fixture
+def right(peace: Peace) -> Right:
+    """Asserts that every number of a table is what a quiet measurement finds, then or now."""
+
+    def check(table: LatencyTable) -> None:
+        first = shares(peace.tables[0])
+        assert set(shares(table)) == set(first)
+        odd = peace.strays(shares, {key: share for key, share in shares(table).items() if first[key] > 0.02})
+        # Where its buffers land moves a layer's time by a quarter now and then; a process that lost its core loses
+        # more.
+        assert len(odd) <= 1 and all(0.7 < ratio < 1.4 for ratio in odd.values()), odd
+        assert set(odd) <= {str(layer) for layer in table.entries}, odd
+
+    return check
 
 
 def test_a_quiet_profile(quiet: LatencyTable, small_plan: Plan):
@@ -98,29 +103,32 @@ def at_work(processes: int) -> Iterator[Callable[[str, int, int], None]]:
             process.wait()
 
 
+def with_overhead(table: LatencyTable) -> dict[str, float]:
+    """What was measured of each layer, relative to the reference: with the time of a model that does nothing."""
+    return {str(layer): (entry.us + table.empty_us) / table.reference[1] for layer, entry in table.entries.items()}
+
+
 @pytest.mark.parametrize("processes", [1, 8])
 def test_another_process_that_takes_the_cores_spoils_no_number(
-    project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch, processes: int
+    project: Path, small_plan: Plan, peace: Peace, right: Right, monkeypatch: pytest.MonkeyPatch, processes: int
 ):
     monkeypatch.setattr(rounds, "LONGEST_WAIT_S", 0.2)
     device = dataclasses.replace(local(project), runtime=Runtime(cores=(0,)))  # elsewhere it might find a core free
     try:
         with at_work(processes) as progress:
-            right(profile(device, SPACE, "int8", plan=small_plan, progress=progress), quiet)
+            right(profile(device, SPACE, "int8", plan=small_plan, progress=progress))
     except DeviceError as error:
         assert "too unsteady to measure" in str(error)
         assert "lost their core to another process" in str(error)
         kept = journal(project)
         assert kept
-        for layer, entry in quiet.entries.items():
-            if str(layer) in kept and entry.us > 0.02 * quiet.reference[1]:
-                now = kept[str(layer)] - quiet.empty_us / quiet.reference[1]
-                assert abs(now / (entry.us / quiet.reference[1]) - 1) < WRONG
+        weighty = {key for key, share in shares(peace.tables[0]).items() if share > 0.02}
+        assert not peace.strays(with_overhead, {key: ratio for key, ratio in kept.items() if key in weighty})
         # In peace the same command ends what was begun.
-        right(profile(device, SPACE, "int8", plan=small_plan), quiet)
+        right(profile(device, SPACE, "int8", plan=small_plan))
 
 
-def test_a_device_killed_and_restarted_goes_on(project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make):
+def test_a_device_killed_and_restarted_goes_on(project: Path, small_plan: Plan, right: Right, make_board: Make):
     board = make_board()
 
     def cut(what: str, done: int, total: int) -> None:
@@ -133,13 +141,13 @@ def test_a_device_killed_and_restarted_goes_on(project: Path, small_plan: Plan, 
     assert len(before) >= 10
     board.start()
     table = profile(on(board), SPACE, "int8", plan=small_plan)
-    right(table, quiet)
+    right(table)
     assert table.provenance["sessions"] == 2
     assert not (project / ".edgenas" / "profiles").exists() or not list((project / ".edgenas" / "profiles").iterdir())
 
 
 def test_a_device_with_little_space_keeps_few_models(
-    project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch
+    project: Path, small_plan: Plan, right: Right, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
     monkeypatch.setattr("edgenas.latency.profiling.bench.ROOMY_KB", 1 << 50)
@@ -150,7 +158,7 @@ def test_a_device_with_little_space_keeps_few_models(
         if what == "measuring":  # told when a batch has ended
             most = max(most, len(list((project / "work" / "bench").glob("*.tflite"))))
 
-    right(profile(local(project), SPACE, "int8", plan=small_plan, progress=count), quiet)
+    right(profile(local(project), SPACE, "int8", plan=small_plan, progress=count))
     assert 1 <= most <= 3, "the reference, and at most what the end of a batch leaves"
     assert not (project / "work" / "bench").exists()
 
@@ -166,7 +174,7 @@ def test_the_agent_killed_by_the_system_is_one_clear_error(project: Path, small_
         profile(local(project), SPACE, "int8", plan=small_plan, progress=kill)
 
 
-def test_a_device_with_256_mb(project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make):
+def test_a_device_with_256_mb(project: Path, small_plan: Plan, right: Right, make_board: Make):
     parent = Path("/sys/fs/cgroup/memory")
     if os.getuid() != 0 or not (parent / "memory.limit_in_bytes").exists():
         pytest.skip("needs root and memory control groups, version 1")
@@ -175,7 +183,7 @@ def test_a_device_with_256_mb(project: Path, small_plan: Plan, quiet: LatencyTab
     try:
         (group / "memory.limit_in_bytes").write_text(str(256 << 20))
         table = profile(on(make_board(cgroup=group)), SPACE, "int8", plan=small_plan)
-        right(table, quiet)
+        right(table)
         assert table.identity.memory_mb == 256
     finally:
         for line in (group / "cgroup.procs").read_text().split():
@@ -186,7 +194,7 @@ def test_a_device_with_256_mb(project: Path, small_plan: Plan, quiet: LatencyTab
 
 
 def test_a_layer_that_does_not_run_is_named_and_the_others_are_kept(
-    project: Path, converted: Path, small_plan: Plan, quiet: LatencyTable
+    project: Path, converted: Path, small_plan: Plan, right: Right
 ):
     """Its file is damaged; once it is made anew, the same call goes on."""
     models = project / ".edgenas" / "models"
@@ -202,15 +210,18 @@ def test_a_layer_that_does_not_run_is_named_and_the_others_are_kept(
     assert str(layer) not in kept and str(small_plan.layers[2]) in kept
     path.unlink()
     table = profile(local(project), SPACE, "int8", plan=small_plan)
-    right(table, quiet)
+    right(table)
     assert table.provenance["sessions"] == 2
 
 
 def test_what_another_table_knows_is_not_measured_again(
-    project: Path, small_plan: Plan, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch
+    project: Path, small_plan: Plan, right: Right, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(adopting, "LEAST_LAYERS", 10)
     monkeypatch.setattr(adopting, "PROBES", 5)
+    # Five small layers wander more than twelve of every size; 1.3 times the truth (below) is still told.
+    monkeypatch.setattr(adopting, "MOST_SHIFT", WRONG)
+    monkeypatch.setattr(adopting, "MOST_SPREAD", 0.25)
     first = profile(local(project), SPACE, "int8", plan=small_plan)
     name = table_name(local(project), SPACE, "int8", 1)
     assert find_donor(first.identity, small_plan.layers, (), own=name) is None, "who makes it again wants other figures"
@@ -223,7 +234,7 @@ def test_what_another_table_knows_is_not_measured_again(
     for layer, entry in table.entries.items():
         if first.entries[layer].us > 0.02 * first.reference[1]:
             assert abs(entry.us / first.entries[layer].us - 1) < WRONG
-    right(dataclasses.replace(table, reference=(first.reference[0], first.reference[1])), quiet)
+    right(dataclasses.replace(table, reference=(first.reference[0], first.reference[1])))
 
     # The same table, but as if the device had been another one: its probes give it away.
     moved = {x: dataclasses.replace(entry, us=entry.us * 1.3) for x, entry in first.entries.items()}
@@ -236,10 +247,10 @@ def test_what_another_table_knows_is_not_measured_again(
 # Several devices
 
 
-def test_siblings_share_the_work(project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make):
+def test_siblings_share_the_work(project: Path, small_plan: Plan, right: Right, make_board: Make):
     devices = [on(make_board(), name) for name in ("a", "b")]
     table = profile(devices, SPACE, "int8", plan=small_plan)
-    right(table, quiet)
+    right(table)
     assert table.provenance["devices"] == ["a", "b"]
     for device in devices:
         own = LatencyTable.load(table_name(device, SPACE, "int8", 1))
@@ -248,7 +259,7 @@ def test_siblings_share_the_work(project: Path, small_plan: Plan, quiet: Latency
 
 
 def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
-    project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make, monkeypatch: pytest.MonkeyPatch
+    project: Path, small_plan: Plan, right: Right, make_board: Make, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
     boards = [make_board(), make_board()]
@@ -260,14 +271,14 @@ def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
 
     devices = [on(board, name) for board, name in zip(boards, ("a", "b"), strict=True)]
     table = profile(devices, SPACE, "int8", plan=small_plan, progress=cut)
-    right(table, quiet)
+    right(table)
     assert table.provenance["devices"] == ["a"]
     assert list(table.provenance["left_out"]) == ["b"]
     boards[1].start()
 
 
 def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
-    project: Path, small_plan: Plan, quiet: LatencyTable, make_board: Make, tmp_path: Path
+    project: Path, small_plan: Plan, right: Right, make_board: Make, tmp_path: Path
 ):
     """It says the same of itself, but its runtime runs without XNNPACK."""
     (tmp_path / "odd").mkdir()
@@ -276,7 +287,7 @@ def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
     unreachable = dataclasses.replace(on(odd, "d"), url="ssh://root@127.0.0.1:1")
     devices = [on(odd, "b"), on(make_board(), "a"), unreachable, on(make_board(), "c")]
     table = profile(devices, SPACE, "int8", plan=small_plan)
-    right(table, quiet)
+    right(table)
     assert table.provenance["devices"] == ["a", "c"], "two against one, though that one comes first"
     assert "does not behave like a" in table.provenance["left_out"]["b"]
     assert "cannot be reached" in table.provenance["left_out"]["d"]
