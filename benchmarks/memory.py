@@ -25,7 +25,7 @@ import numpy as np
 import edgenas.model
 from edgenas.architecture import Architecture
 from edgenas.deploy.describing import described
-from edgenas.device import Agent, Device, connect
+from edgenas.device import Agent, Device, connect, open_agent
 from edgenas.files import sha256
 from edgenas.latency.memory import Values, arena_kb, model_kb, peak_rss_growth_kb
 from edgenas.model import PRECISIONS, Precision, convert_network, converter_version
@@ -167,7 +167,7 @@ def run(count: int, out: Path, micro_python: Path | None = None) -> list[dict[st
     wanted = list(subjects(count))
     missing = [subject for subject in wanted if (str(subject[1]), subject[2]) not in known]
     device = Device("local", "local:")
-    with tempfile.TemporaryDirectory() as name, connect(device) as connection, connection.open_agent() as agent:
+    with tempfile.TemporaryDirectory() as name, connect(device) as connection, open_agent(connection) as agent:
         runtime = f"{device.runtime.package} {agent.runtime_version(device.runtime.package)}"
         python = micro_python or (micro_environment(Path(name) / "micro") if missing else None)
         for number, subject in enumerate(missing, start=1):

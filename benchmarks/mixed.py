@@ -16,7 +16,7 @@ import numpy as np
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.device import Device, connect
+from edgenas.device import Device, connect, open_agent
 from edgenas.errors import InputError
 from edgenas.latency.profiling.anchors import spread
 from edgenas.latency.profiling.measuring import reference_path
@@ -69,7 +69,7 @@ def measure(chosen: dict[Architecture, Mix], log: Ledger) -> list[dict[str, Any]
     for start in range(0, len(left), AT_ONCE):
         some = left[start : start + AT_ONCE]
         models = [path for network in some for path in write(network, chosen[network], Path("files"))]
-        with connect(DEVICE) as connection, connection.open_agent() as agent:
+        with connect(DEVICE) as connection, open_agent(connection) as agent:
             agent.lock()
             reference = str(reference_path().absolute())
             rounds = measure_rounds(agent, models, reference, runtime="ai-edge-litert", threads=1, cores=None)

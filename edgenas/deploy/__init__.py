@@ -3,8 +3,9 @@
 from edgenas.deploy.bundle import Bundle, Samples
 from edgenas.deploy.exporting import Exported, export
 from edgenas.deploy.gates import GATES
+from edgenas.deploy.live import Deployed, RolledBack, Verified
 from edgenas.deploy.manifest import Gate, Manifest
-from edgenas.deploy.releases import Deployed, RolledBack, Verified, deployed, rollback, verify
+from edgenas.deploy.releases import deployed, rollback, verify
 from edgenas.deploy.shipped import Check, Shipped
 from edgenas.deploy.shipping import ship
 from edgenas.deploy.training import FinalTraining, train_bundle

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgenas.deploy.bundle import Bundle
+from edgenas.deploy.live import refuse_app
 from edgenas.deploy.promise import files_beside
-from edgenas.deploy.releases import refuse_app
 from edgenas.deploy.shipped import Shipped
 from edgenas.deploy.shipping import ship
 from edgenas.device import Device, device_names

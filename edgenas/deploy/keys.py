@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import edgenas.files as files
-from edgenas.device import Device, connect
+from edgenas.device import Device, connect, open_agent
 from edgenas.device.agent.signatures import key_id, signed_part
 from edgenas.errors import DeviceError, InputError, near
 
@@ -182,7 +182,7 @@ def trusted_keys(device: Device) -> list[str]:
 
 
 def _ask(device: Device, op: str, **params: Any) -> list[str]:
-    with connect(device) as connection, connection.open_agent() as agent:
+    with connect(device) as connection, open_agent(connection) as agent:
         answer = agent.call(op, **params)
     try:
         return [str(key)[:16] for key in answer["trusted"]]

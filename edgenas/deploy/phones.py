@@ -8,10 +8,10 @@ import dataclasses
 from typing import Any
 
 from edgenas.deploy.bundle import LABELS, MODEL, Bundle
+from edgenas.deploy.live import Deployed, RolledBack, Verified, refuse_another, threads_in, verified
 from edgenas.deploy.manifest import FILE
 from edgenas.deploy.phone_releases import PhoneReleases, State
 from edgenas.deploy.promise import Measured, files_beside, measured_beside, promise
-from edgenas.deploy.releases import Deployed, RolledBack, Verified, refuse_another, threads_in, verified
 from edgenas.deploy.shipment import RELEASED, Shipment, threads_of
 from edgenas.deploy.shipped import Shipped
 from edgenas.device import Device, connect, open_phone

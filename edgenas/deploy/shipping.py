@@ -8,11 +8,13 @@ from typing import Any
 from edgenas.deploy.agreement import Agreement, run_samples
 from edgenas.deploy.bundle import MODEL, Bundle
 from edgenas.deploy.limits import refuse_too_large
+from edgenas.deploy.live import refuse_app
+from edgenas.deploy.phones import ship_to_phone
 from edgenas.deploy.promise import measure_in_place, promise, room_beside
-from edgenas.deploy.releases import refuse_app, releases_on
+from edgenas.deploy.releases import releases_on
 from edgenas.deploy.shipment import Shipment, upload_s
 from edgenas.deploy.shipped import Shipped
-from edgenas.device import Agent, Connection, Device, connect
+from edgenas.device import Agent, Connection, Device, connect, open_agent
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.files import check_name
 from edgenas.latency.profiling.bench import Progress, no_progress
@@ -61,13 +63,11 @@ def ship(
         if why is not None:
             raise InputError(f"The latency table does not fit: {why}. `edgenas table list` shows those there are.")
     if device.address.kind == "adb":
-        from edgenas.deploy.phones import ship_to_phone
-
         return ship_to_phone(
             bundle, device, name, precision, table=table, keep=keep, to_app=to_app, dry_run=dry_run, progress=progress
         )
     refuse_app(device, to_app)
-    with connect(device) as connection, connection.open_agent() as agent:
+    with connect(device) as connection, open_agent(connection) as agent:
         agent.runtime_version(device.runtime.package)
         # Nobody else is measuring or shipping there: what is live before stays so, what is cleared up is our own.
         agent.lock()

@@ -1,7 +1,8 @@
 """Devices: how they are described, reached and asked. No SSH library is imported until an ssh:// device is opened."""
 
 from edgenas.device.adb import find_adb
-from edgenas.device.connection import Completed, Connection, connect, fetch_host_key, trust
+from edgenas.device.connecting import connect, fetch_host_key, trust
+from edgenas.device.connection import Completed, Connection
 from edgenas.device.device import (
     Device,
     Limits,
@@ -18,7 +19,7 @@ from edgenas.device.finding import Finding
 from edgenas.device.inspect import findings
 from edgenas.device.phone import Phone, PhoneInfo, open_phone
 from edgenas.device.phone_setup import setup_phone
-from edgenas.device.session import Agent, DeviceInfo, RuntimeState, shares_host
+from edgenas.device.session import Agent, DeviceInfo, RuntimeState, open_agent, shares_host
 from edgenas.device.setup import setup
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "findings",
     "fingerprint",
     "list_devices",
+    "open_agent",
     "open_phone",
     "parse_url",
     "phone_delegate",

@@ -14,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgenas.device.connection import (
     Completed,
@@ -30,9 +29,6 @@ from edgenas.device.connection import (
 )
 from edgenas.device.device import Device
 from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
-
-if TYPE_CHECKING:
-    from edgenas.device.session import Agent
 
 _QUICK_S = 15
 # Android's adbd sets TMPDIR for its shells; what is older has the same folder.
@@ -238,12 +234,6 @@ class AdbConnection(Connection):
 
     def close(self) -> None:
         pass
-
-    def open_agent(self) -> "Agent":
-        raise DeviceError(
-            f"{self.device.name}: a phone has no Python, so the agent does not run there; models are measured there "
-            "with benchmark_model."
-        )
 
     def shell(self, script: str, argv: list[str]) -> list[str]:
         """What to run here for `script` to run on the phone, `argv` being its arguments.

@@ -1,8 +1,7 @@
-"""Ways to a device. A connection is made without connecting, opens on first use, and is closed by `with`."""
+"""What a way to a device can do, and the way to this machine itself."""
 
 import abc
 import contextlib
-import dataclasses
 import os
 import select
 import shutil
@@ -12,14 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 from edgenas.device.device import Device
-from edgenas.errors import CheckFailedError, DeviceError, InputError, TooSlowError
-
-if TYPE_CHECKING:
-    from edgenas.device.session import Agent
-
+from edgenas.errors import DeviceError, InputError, TooSlowError
 
 Sent = Callable[[int, int], None]
 
@@ -127,69 +122,6 @@ class Connection(abc.ABC):
     def folder(self) -> str:
         """The absolute path of EdgeNAS' work folder on the device."""
         return self.path(self.device.folder)
-
-    def open_agent(self) -> "Agent":
-        """Start the agent on the device (sent first if it is not there yet).
-
-        Raises:
-            DeviceError: the device has no Python, or the agent did not start.
-        """
-        from edgenas.device.session import start_agent
-
-        return start_agent(self)
-
-
-def connect(device: Device) -> Connection:
-    """The connection that a device's URL asks for; nothing is opened yet."""
-    match device.address.kind:
-        case "local":
-            return LocalConnection(device)
-        case "ssh":
-            from edgenas.device.ssh import SshConnection
-
-            return SshConnection(device)
-        case "adb":
-            from edgenas.device.adb import AdbConnection
-
-            return AdbConnection(device)
-
-
-def fetch_host_key(device: Device) -> tuple[str, str]:
-    """The host key that the device shows now, as a line and as its fingerprint. Nothing is trusted by this.
-
-    Raises:
-        InputError: not a device that is reached by SSH.
-        DeviceError: unreachable, or no SSH server.
-    """
-    if device.address.kind != "ssh":
-        raise InputError(f"{device.name} ({device.url}) has no host key; only ssh:// devices have one.")
-    from edgenas.device import ssh
-
-    return ssh.fetch_host_key(device)
-
-
-def trust(device: Device, expected: str | None = None, confirm: Callable[[str], bool] | None = None) -> Device:
-    """Pin the host key that the device shows now, and save the device.
-
-    Args:
-        expected: the fingerprint it must have ("SHA256:..."); then nobody is asked.
-        confirm: asked with the fingerprint shown; True accepts it.
-
-    Raises:
-        CheckFailedError: another fingerprint than expected.
-        DeviceError: not accepted, unreachable, or no SSH server.
-    """
-    line, shown = fetch_host_key(device)
-    if expected is not None:
-        if shown.removeprefix("SHA256:") != expected.removeprefix("SHA256:").rstrip("="):
-            raise CheckFailedError(
-                f"{device.name}: expected a host key with the fingerprint {expected}, received {shown}. Not trusted."
-            )
-    elif confirm is None or not confirm(shown):
-        raise DeviceError(f"{device.name}: its host key {shown} was not accepted, so nothing is sent to it.")
-    trusted = dataclasses.replace(device, host_key=line)
-    trusted.save()
-    return trusted
 
 
 class LocalConnection(Connection):

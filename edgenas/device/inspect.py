@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from edgenas.device.connection import Connection, connect
+from edgenas.device.connecting import connect
+from edgenas.device.connection import Connection
 from edgenas.device.device import Device
 from edgenas.device.finding import SPACE_KB, Finding, no_space
 from edgenas.device.phone_setup import phone_findings
-from edgenas.device.session import DeviceInfo, find_python, shares_host
+from edgenas.device.session import DeviceInfo, find_python, open_agent, shares_host
 from edgenas.device.setup import requirements
 from edgenas.errors import DeviceError, EdgeNASError
 
@@ -23,7 +24,7 @@ def findings(device: Device) -> list[Finding]:
             python, _ = find_python(connection)  # opens the connection
             if python is None:
                 return [Finding("ok", f"{device.name} can be reached"), *_without_python(connection)]
-            with connection.open_agent() as agent:
+            with open_agent(connection) as agent:
                 info, status = agent.info, agent.call("status")
     except EdgeNASError as error:
         return [Finding("problem", str(error))]

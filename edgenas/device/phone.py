@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from edgenas.device.connection import Completed, Connection, Process, connect
+from edgenas.device.connecting import connect
+from edgenas.device.connection import Completed, Connection, Process
 from edgenas.device.device import Device
 from edgenas.errors import DeviceError, InputError
 from edgenas.files import canonical_json

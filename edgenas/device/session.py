@@ -127,12 +127,17 @@ def agent_program() -> bytes:
     return content.getvalue()
 
 
-def start_agent(connection: Connection) -> "Agent":
+def open_agent(connection: Connection) -> "Agent":
     """Start the agent, sent first when this version of it is not there, or not whole.
 
     Raises:
-        DeviceError: unreachable, no Python, or it did not start.
+        DeviceError: unreachable, no Python (no phone has one), or it did not start.
     """
+    if connection.device.address.kind == "adb":
+        raise DeviceError(
+            f"{connection.device.name}: a phone has no Python, so the agent does not run there; models are measured "
+            "there with benchmark_model."
+        )
     program = agent_program()
     digest = hashlib.sha256(program).hexdigest()
     remote = f"{connection.folder}/agents/agent-{digest[:16]}.pyz"

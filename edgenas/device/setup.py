@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edgenas.device.connection import Completed, Connection, connect
+from edgenas.device.connecting import connect
+from edgenas.device.connection import Completed, Connection
 from edgenas.device.device import Device
-from edgenas.device.session import DeviceInfo, find_python, own_python
+from edgenas.device.session import DeviceInfo, find_python, open_agent, own_python
 from edgenas.errors import DeviceError, UnreachableError
 
 _INSTALL_S = 1200
@@ -90,7 +91,7 @@ def _add_extras(
 
 def inspect_agent(connection: Connection) -> DeviceInfo:
     """What a fresh agent says of the device."""
-    with connection.open_agent() as agent:
+    with open_agent(connection) as agent:
         return agent.info
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, deployed, ship
-from edgenas.device import Device, Runtime, connect, findings, fingerprint
+from edgenas.device import Device, Runtime, connect, findings, fingerprint, open_agent
 from edgenas.errors import CheckFailedError
 from edgenas.latency.profiling.planning import Plan
 from edgenas.latency.profiling.profiler import profile
@@ -171,7 +171,7 @@ def crashing(user: User) -> Device:
 
 def test_6_a_model_that_kills_the_runtime_is_named_and_the_session_goes_on(user: User, bundle: Bundle):
     names = ("good", "undefined", "address0", "fine")
-    with connect(crashing(user)) as connection, connection.open_agent() as agent:
+    with connect(crashing(user)) as connection, open_agent(connection) as agent:
         paths = [f"{connection.folder}/{name}.tflite" for name in names]
         for path in paths:
             connection.put(bundle.model_path, path)

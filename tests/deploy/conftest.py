@@ -14,7 +14,7 @@ from edgenas.architecture import Architecture
 from edgenas.deploy import Bundle, FinalTraining, Samples, train_bundle
 from edgenas.deploy.keys import SigningKey, create_key
 from edgenas.deploy.manifest import Network
-from edgenas.device import Device, Runtime, connect
+from edgenas.device import Device, Runtime, connect, open_agent
 from edgenas.evaluation.data import Dataset, load_dataset, split
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Entry, Identity, LatencyTable
@@ -147,7 +147,7 @@ def table_of() -> Callable[..., LatencyTable]:
     """A table of a device that says SMALL takes `predicted_us`, give or take 40%."""
 
     def make(device: Device, predicted_us: float, /, **identity: Any) -> LatencyTable:
-        with connect(device) as connection, connection.open_agent() as agent:
+        with connect(device) as connection, open_agent(connection) as agent:
             info, version = agent.info, agent.runtime_version(device.runtime.package)
         fields = {
             "device": device.name, "fingerprint": info.fingerprint, "cpu": info.cpu,

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgenas.deploy import Bundle, ship
-from edgenas.device import Connection, Device, connect
+from edgenas.device import Connection, Device, connect, open_agent
 from edgenas.errors import EdgeNASError, InputError
 from tests.board import Board
 from tests.deploy.conftest import on_board
@@ -97,7 +97,7 @@ def test_no_hostile_name_of_a_model_reaches_the_device(
     with nothing_outside(Path(connection.folder)):
         with pytest.raises(InputError, match="is no name for a model"):
             ship(bundle, connection.device, name)
-        with connection.open_agent() as agent:
+        with open_agent(connection) as agent:
             for op, params in (
                 ("prepare", {"name": name, "release": 1, "files": {}}),
                 ("stage", {"name": name, "release": 1, "files": {}}),
@@ -147,7 +147,7 @@ def test_a_hostile_work_folder_is_one_folder(
         connection.put(local, f"{connection.folder}/blobs/sent", resume=True)
         connection.put(local, f"{connection.folder}/whole")
         assert (work / "blobs" / "sent").read_text() == (work / "whole").read_text() == name
-        with connection.open_agent() as agent:
+        with open_agent(connection) as agent:
             assert agent.call("deployed") == []
             agent.call("discard", name="net", files=[])
         assert around(root) == before

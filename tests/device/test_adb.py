@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.device import Device, Runtime, connect
+from edgenas.device import Device, Runtime, connect, open_agent
 from edgenas.device.adb import explain_state
 from edgenas.errors import DeviceError
 from tests.adb.lab import AdbServer, LabPhone
@@ -175,4 +175,4 @@ def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
 
 def test_no_agent_on_a_phone(phone: LabPhone):
     with connect(phone.device()) as connection, pytest.raises(DeviceError, match="a phone has no Python"):
-        connection.open_agent()
+        open_agent(connection)

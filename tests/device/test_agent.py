@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import edgenas.device
-from edgenas.device import Agent, Connection, Device, connect, shares_host
+from edgenas.device import Agent, Connection, Device, connect, open_agent, shares_host
 from edgenas.device.session import agent_program
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from tests.board import Board, Proxy
@@ -33,7 +33,7 @@ def test_everything_that_is_sent_is_python_3_8_without_edgenas():
 
 
 def test_hello(connection: Connection):
-    with connection.open_agent() as agent:
+    with open_agent(connection) as agent:
         info = agent.info
     assert (info.bits, info.cores) == (64, psutil.cpu_count())
     assert abs(info.memory_total_kb - psutil.virtual_memory().total / 1024) < 1024
@@ -46,7 +46,7 @@ def test_hello(connection: Connection):
 
 def test_the_agent_is_sent_once(connection: Connection):
     for _ in range(2):
-        with connection.open_agent() as agent:
+        with open_agent(connection) as agent:
             assert agent.call("status")["memory_available_kb"] > 0
         sent = list(Path(connection.folder, "agents").iterdir())
         assert len(sent) == 1
@@ -55,16 +55,16 @@ def test_the_agent_is_sent_once(connection: Connection):
 
 @pytest.mark.parametrize("content", [b"", b"PK half of it"])
 def test_an_agent_that_a_power_cut_spoiled_is_sent_again(connection: Connection, content: bytes):
-    with connection.open_agent():
+    with open_agent(connection):
         (sent,) = Path(connection.folder, "agents").iterdir()
     sent.write_bytes(content)
-    with connection.open_agent() as agent:
+    with open_agent(connection) as agent:
         assert agent.info.cores > 0
     assert sent.read_bytes() == agent_program()
 
 
 def test_the_runtime_of_the_host_is_found(local: Connection):
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         assert agent.runtime_version("ai-edge-litert").startswith("2.")
         with pytest.raises(DeviceError, match=r"tflite-runtime does not work there: not installed.*device setup here"):
             agent.runtime_version("tflite-runtime")
@@ -75,7 +75,7 @@ def test_the_runtime_of_the_host_is_found(local: Connection):
 def test_measure_in_interleaved_rounds(local: Connection, models: Path):
     seen: list[dict[str, int]] = []
     names = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)] * 11
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         answer = agent.call("measure", models=names, reference=names[1], visits=7, seed=3, on_progress=seen.append)
     assert answer["failed"] == {}
     counts = [len(model["visits_us"]) for model in answer["models"]]
@@ -97,7 +97,7 @@ def test_measure_in_interleaved_rounds(local: Connection, models: Path):
 
 def test_a_reference_slower_than_expected_taints_every_visit(local: Connection, models: Path):
     names = [str(models / f"conv{filters}.tflite") for filters in (1, 8)]
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         answer = agent.call("measure", models=names, reference=names[0], visits=3, expected_us=0.001)
     assert [model["visits_us"] for model in answer["models"]] == [[], []]
     assert answer["drifted"] + answer["interrupted"] == answer["visits"] == 18
@@ -108,7 +108,7 @@ def test_what_is_no_model_is_named_and_the_others_are_measured(local: Connection
     (tmp_path / "bad.tflite").write_bytes(b"no model" * 100)
     (tmp_path / "half.tflite").write_bytes(Path(good).read_bytes()[:600])
     paths = [str(tmp_path / "bad.tflite"), good, str(tmp_path / "half.tflite"), str(tmp_path / "none.tflite")]
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         answer = agent.call("measure", models=paths, reference=good, visits=3)
         assert sorted(answer["failed"]) == ["0", "2", "3"]
         assert all(reason.startswith("invalid model: ") for reason in answer["failed"].values())
@@ -155,7 +155,7 @@ def test_a_model_that_kills_its_process_is_found_and_the_others_are_measured(
     def loaded(child: psutil.Process) -> bool:
         return str(killer) in Path(f"/proc/{child.pid}/maps").read_text()
 
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         stop = _killing(agent, loaded)
         answer = agent.call("measure", models=[*good, str(killer), *good], reference=good[0], visits=200)
         stop.set()
@@ -166,7 +166,7 @@ def test_a_model_that_kills_its_process_is_found_and_the_others_are_measured(
 
 def test_a_child_lost_by_accident_costs_no_model(local: Connection, models: Path):
     good = [str(models / f"conv{filters}.tflite") for filters in (1, 4, 8)]
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         agent.call("measure", models=good, reference=good[0], visits=1)  # the runtime is imported now
         stop = _killing(agent, lambda child: True, most=1)
         answer = agent.call("measure", models=good, reference=good[0], visits=200)
@@ -183,7 +183,7 @@ def test_single_and_infer(local: Connection, models: Path, tmp_path: Path):
     model = str(models / "conv4.tflite")
     samples = np.random.default_rng(0).random((5, 8, 8, 1), np.float32)
     np.save(tmp_path / "in.npy", samples)
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         answer = agent.call("single", model=model, runs=20, warmup=2)
         assert len(answer["times_us"]) == 20
         assert min(answer["times_us"]) > 0
@@ -213,7 +213,7 @@ def _gone(pid: int, within_s: float) -> bool:
 
 def _busy(connection: Connection, model: str) -> tuple[Agent, threading.Thread, list[BaseException], int]:
     """An agent in the middle of a long operation, and the child that does it."""
-    agent = connection.open_agent()
+    agent = open_agent(connection)
     caught: list[BaseException] = []
     working = threading.Event()
     pid = agent.info.pid
@@ -254,7 +254,7 @@ def test_a_cut_link_ends_the_agent(board: Board, tmp_path: Path):
         Proxy(board.port) as proxy,
         connect(board.device(port=proxy.port, folder=str(tmp_path / "work"))) as connection,
     ):
-        agent = connection.open_agent()
+        agent = open_agent(connection)
         pid = agent.info.pid
         assert psutil.pid_exists(pid)
         proxy.cut()
@@ -293,7 +293,7 @@ def test_silence_death_and_refusal_are_told_apart(connection: Connection):
     doomed = connection.start(["sh", "-c", "read line; echo out of luck >&2; exit 1"])
     with Agent(connection, doomed) as agent, pytest.raises(DeviceError, match=r"ended while .* status.* out of luck"):
         agent.call("status")
-    with connection.open_agent() as agent:
+    with open_agent(connection) as agent:
         with pytest.raises(DeviceError, match="no operation 'dance'"):
             agent.call("dance")
         with pytest.raises(DeviceError, match="unexpected keyword"):
@@ -314,7 +314,7 @@ def test_a_device_without_python_says_what_to_do(tmp_path: Path):
             connect(board.device()) as connection,
             pytest.raises(DeviceError, match=r"no Python 3\.8.*apt-get install"),
         ):
-            connection.open_agent()
+            open_agent(connection)
         levels = [(finding.level, finding.what) for finding in edgenas.device.findings(board.device())]
         assert levels[0][0] == "ok"
         assert levels[1][0] == "problem" and "no Python" in levels[1][1]
@@ -323,12 +323,12 @@ def test_a_device_without_python_says_what_to_do(tmp_path: Path):
 def test_a_python_that_is_named_but_missing(local: Connection, tmp_path: Path):
     device = Device("here", "local:", runtime=edgenas.device.Runtime(python="/no/python"), folder=str(tmp_path))
     with connect(device) as connection, pytest.raises(DeviceError, match="looked for /no/python"):
-        connection.open_agent()
+        open_agent(connection)
 
 
 def test_progress_lines_are_json_numbers_only(local: Connection, models: Path):
     """What a library prints to stdout does not reach the conversation."""
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         answer = agent.call("measure", models=[], reference=str(models / "conv1.tflite"), visits=2)
     assert answer["models"] == []
     json.dumps(answer, allow_nan=False)
@@ -338,7 +338,7 @@ def test_a_lock_ends_with_its_holder(local: Connection, tmp_path: Path, monkeypa
     """The system's own lock: whatever way the holder ends."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    with local.open_agent() as first, local.open_agent() as second:
+    with open_agent(local) as first, open_agent(local) as second:
         first.lock()
         first.lock()  # it is ours already
         with pytest.raises(DeviceError, match=r"the device is being measured by .+@.+ \(process \d+ there\) since 20"):
@@ -360,7 +360,7 @@ def test_a_holder_whose_host_fell_silent_lets_go(local: Connection, tmp_path: Pa
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("edgenas.device.session._LEASE_S", 3.0)
-    with local.open_agent() as first, local.open_agent() as second:
+    with open_agent(local) as first, open_agent(local) as second:
         first.lock()
         time.sleep(4)
         with pytest.raises(DeviceError, match="the device is being measured by"):
@@ -378,7 +378,7 @@ def test_a_lock_file_of_somebody_else_is_no_way_in(local: Connection, tmp_path: 
     (tmp_path / "precious").write_text("kept")
     (tmp_path / "tmp" / "edgenas-device.lock").symlink_to(tmp_path / "precious")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    with local.open_agent() as agent, pytest.raises(DeviceError):
+    with open_agent(local) as agent, pytest.raises(DeviceError):
         agent.lock()
     assert (tmp_path / "precious").read_text() == "kept"
 
@@ -392,7 +392,7 @@ def _archive(path: Path, **files: bytes) -> str:
 
 def test_many_files_in_one(local: Connection, tmp_path: Path):
     folder = tmp_path / "many" / "files"
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         archive = _archive(tmp_path / "a.zip", **{"1.tflite": b"one", "2.tflite": b"two" * 100})
         assert agent.call("unpack", archive=archive, folder=str(folder)) == {"files": 2}
         assert (folder / "2.tflite").read_bytes() == b"two" * 100

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from edgenas.architecture import Layer, parse_block
-from edgenas.device import Agent, Connection
+from edgenas.device import Agent, Connection, open_agent
 from edgenas.device.agent.kernels import _CHECKED
 from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.model import Precision, convert_layer
@@ -52,7 +52,7 @@ def test_the_kernels_of_a_layer_add_up_to_its_latency(
 ):
     for name in ("k7_relu6", "k3_relu6"):
         model = layers[name, precision]
-        with local.open_agent() as agent:
+        with open_agent(local) as agent:
             latency_us = float(np.median(agent.call("single", model=model, runs=100)["times_us"]))
             answer = agent.call("kernels", model=model, runs=100)
         assert answer["runs"] == 100
@@ -72,7 +72,7 @@ def test_the_kernels_of_a_layer_add_up_to_its_latency(
 @needs_profiler
 def test_it_shows_why_a_block_is_slow(local: Connection, layers: dict[tuple[str, Precision], str]):
     """What a table cannot say: a 7x7 depthwise left the fast kernels, int8 hard-swish left XNNPACK."""
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         small, large, float_swish, swish = (
             by_name(agent.call("kernels", model=layers[key], runs=20))
             for key in (
@@ -95,7 +95,7 @@ def test_what_is_no_model_is_one_error_and_the_agent_goes_on(
     good = layers["k3_relu6", "int8"]
     (tmp_path / "bad.tflite").write_bytes(b"no model" * 100)
     (tmp_path / "half.tflite").write_bytes(Path(good).read_bytes()[:2000])
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         for name in ("bad", "half", "none"):
             with pytest.raises(
                 CheckFailedError, match=r"under LiteRT's profiler: .*LiteRtCreate\w*Model\w* failed with status"
@@ -122,7 +122,7 @@ def test_threads_no_gpu_and_a_model_that_kills_its_process(
     # Where the wheel's GPU library could be found, it must still not be loaded; and NumPy keeps no threads of its own.
     monkeypatch.setenv("LD_LIBRARY_PATH", str(Path(ai_edge_litert.__file__).parent))
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         assert agent.info.pid
         with pytest.raises(CheckFailedError, match=r"does not run under LiteRT's profiler: its process was .*SIGILL"):
             agent.call(
@@ -135,7 +135,7 @@ def test_threads_no_gpu_and_a_model_that_kills_its_process(
 
 
 def test_another_runtime_is_refused(local: Connection):
-    with local.open_agent() as agent, pytest.raises(DeviceError, match="the runtime is tflite-runtime"):
+    with open_agent(local) as agent, pytest.raises(DeviceError, match="the runtime is tflite-runtime"):
         agent.call("kernels", model="x", runs=1, runtime="tflite-runtime")
 
 
@@ -160,7 +160,7 @@ def _refusal(agent: Agent) -> str:
 
 def test_a_version_that_was_not_checked_is_refused(local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _with_wheel(monkeypatch, tmp_path, "2.99.0")
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         message = _refusal(agent)
     assert f"only ai-edge-litert {_CHECKED[0]}" in message
     assert "installed there is 2.99.0" in message
@@ -168,7 +168,7 @@ def test_a_version_that_was_not_checked_is_refused(local: Connection, tmp_path: 
 
 def test_a_library_that_does_not_start_is_one_error(local: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package = _with_wheel(monkeypatch, tmp_path, _CHECKED[0])
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         assert "does not start there: OSError: " in _refusal(agent), "no library"
         (package / "libLiteRt.so").write_bytes(b"no library")
         assert "does not start there: OSError: " in _refusal(agent), "not a library"
@@ -191,7 +191,7 @@ def test_a_library_for_another_processor_is_one_error(
     (tmp_path / "fake.c").write_text(f"#include <signal.h>\n{code}\n")
     argv = ["cc", "-shared", "-fPIC", "-o", str(package / "libLiteRt.so"), str(tmp_path / "fake.c")]
     subprocess.run(argv, check=True, capture_output=True)
-    with local.open_agent() as agent:
+    with open_agent(local) as agent:
         with pytest.raises(DeviceError, match=message):
             agent.call("kernels", model="x", runs=1)
         assert agent.call("status")["memory_available_kb"] > 0

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from edgenas.device import Agent, Connection
+from edgenas.device import Agent, Connection, open_agent
 from edgenas.device.agent import store, switching
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 
 
 @pytest.fixture
 def agent(connection: Connection) -> Iterator[Agent]:
-    with connection.open_agent() as agent:
+    with open_agent(connection) as agent:
         yield agent
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.device import Completed, Device, DeviceInfo, Runtime, RuntimeState, connect, findings, setup
+from edgenas.device import Completed, Device, DeviceInfo, Runtime, RuntimeState, connect, findings, open_agent, setup
 from edgenas.device.inspect import _signatures
 from edgenas.device.setup import _remedy, platforms, requirements
 from edgenas.errors import DeviceError
@@ -182,7 +182,7 @@ def test_setup_then_measure_then_doctor(board: Board, models: Path, tmp_path: Pa
     steps.clear()
     setup(device, steps.append)
     assert len(steps) == 1, "nothing is installed twice"
-    with connect(device) as connection, connection.open_agent() as agent:
+    with connect(device) as connection, open_agent(connection) as agent:
         paths = []
         for model in sorted(models.glob("*.tflite")):
             paths.append(f"{connection.folder}/{model.name}")

@@ -70,6 +70,14 @@ def right(peace: Peace) -> Right:
     return check
 
 
+def about_right(table: LatencyTable, peace: Peace) -> None:
+    """The same of boards that measured at once: here they share a machine and disturb each other, so most numbers."""
+    first = shares(peace.tables[0])
+    assert set(shares(table)) == set(first)
+    weighty = {key: share for key, share in shares(table).items() if first[key] > 0.02}
+    assert len(peace.strays(shares, weighty)) < len(weighty) / 2
+
+
 def test_a_quiet_profile(quiet: LatencyTable, small_plan: Plan):
     assert quiet.source == "measured"
     assert len(quiet.entries) == len(small_plan.layers)
@@ -247,10 +255,10 @@ def test_what_another_table_knows_is_not_measured_again(
 # Several devices
 
 
-def test_siblings_share_the_work(project: Path, small_plan: Plan, right: Right, make_board: Make):
+def test_siblings_share_the_work(project: Path, small_plan: Plan, peace: Peace, make_board: Make):
     devices = [on(make_board(), name) for name in ("a", "b")]
     table = profile(devices, SPACE, "int8", plan=small_plan)
-    right(table)
+    about_right(table, peace)
     assert table.provenance["devices"] == ["a", "b"]
     for device in devices:
         own = LatencyTable.load(table_name(device, SPACE, "int8", 1))
@@ -259,7 +267,7 @@ def test_siblings_share_the_work(project: Path, small_plan: Plan, right: Right, 
 
 
 def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
-    project: Path, small_plan: Plan, right: Right, make_board: Make, monkeypatch: pytest.MonkeyPatch
+    project: Path, small_plan: Plan, peace: Peace, make_board: Make, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
     boards = [make_board(), make_board()]
@@ -271,14 +279,14 @@ def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
 
     devices = [on(board, name) for board, name in zip(boards, ("a", "b"), strict=True)]
     table = profile(devices, SPACE, "int8", plan=small_plan, progress=cut)
-    right(table)
+    about_right(table, peace)
     assert table.provenance["devices"] == ["a"]
     assert list(table.provenance["left_out"]) == ["b"]
     boards[1].start()
 
 
 def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
-    project: Path, small_plan: Plan, right: Right, make_board: Make, tmp_path: Path
+    project: Path, small_plan: Plan, peace: Peace, make_board: Make, tmp_path: Path
 ):
     """It says the same of itself, but its runtime runs without XNNPACK."""
     (tmp_path / "odd").mkdir()
@@ -287,7 +295,7 @@ def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
     unreachable = dataclasses.replace(on(odd, "d"), url="ssh://root@127.0.0.1:1")
     devices = [on(odd, "b"), on(make_board(), "a"), unreachable, on(make_board(), "c")]
     table = profile(devices, SPACE, "int8", plan=small_plan)
-    right(table)
+    about_right(table, peace)
     assert table.provenance["devices"] == ["a", "c"], "two against one, though that one comes first"
     assert "does not behave like a" in table.provenance["left_out"]["b"]
     assert "cannot be reached" in table.provenance["left_out"]["d"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from edgenas.device import Agent, Connection, Device, DeviceInfo, connect, shares_host
+from edgenas.device import Agent, Connection, Device, DeviceInfo, connect, open_agent, shares_host
 from edgenas.errors import DeviceError
 from edgenas.latency.profiling.rounds import Rounds, measure_rounds
 
@@ -47,7 +47,7 @@ class Bench:
         start = time.monotonic()
         try:
             self._connection: Connection = self._stack.enter_context(connect(self.device))
-            self.agent: Agent = self._stack.enter_context(self._connection.open_agent())
+            self.agent: Agent = self._stack.enter_context(open_agent(self._connection))
             self.runtime_version = self.agent.runtime_version(self.device.runtime.package)
             self.agent.lock()
         except BaseException:

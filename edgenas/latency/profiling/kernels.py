@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edgenas.files as files
-from edgenas.device import Device, connect, open_phone
+from edgenas.device import Device, connect, open_agent, open_phone
 from edgenas.errors import DeviceError, InputError
 from edgenas.latency.profiling.benchmark_output import read_operators
 from edgenas.latency.profiling.phone import why_it_failed
@@ -74,7 +74,7 @@ def kernels_in(
     refuse_silent(runtime)
     if runtime == PHONE:
         return _on_phone(model, device, threads)
-    with connect(device) as connection, connection.open_agent() as agent:
+    with connect(device) as connection, open_agent(connection) as agent:
         agent.runtime_version(PROFILED)
         agent.lock()
         folder = f"{connection.folder}/explain"

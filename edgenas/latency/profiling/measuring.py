@@ -10,7 +10,7 @@ import numpy as np
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.device import Agent, Device, connect
+from edgenas.device import Agent, Device, connect, open_agent
 from edgenas.errors import DeviceError, InputError
 from edgenas.latency.profiling.phone_measuring import measure_on_phone
 from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES, median_interval
@@ -64,7 +64,7 @@ def measure_file(
     if device.address.kind == "adb":
         most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
         return measure_on_phone(model, reference, device, runs, threads, every_ms, most_moved, waiting)
-    with connect(device) as connection, connection.open_agent() as agent:
+    with connect(device) as connection, open_agent(connection) as agent:
         agent.runtime_version(device.runtime.package)
         agent.lock()
         folder = f"{connection.folder}/measure"
