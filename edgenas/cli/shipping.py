@@ -186,44 +186,31 @@ def rollback(device: str, name: str, to: int | None, to_app: str | None, as_json
 def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> None:
     """List what runs on DEVICE, since when, and how fast it was then (and is now, with --measure).
 
+    DEVICE may be a pattern, such as 'pi-*' or 'pi-1,pi-2': those that cannot be reached are named.
+
     \b
     Example: edgenas deployed pi --measure
+             edgenas deployed 'pi-*'
     """
-    from edgenas.deploy import deployed as releases
-    from edgenas.deploy import verify as check
-    from edgenas.device import Device
+    from edgenas.deploy.fleet import chosen
+    from edgenas.deploy.overview import overview
 
-    target = Device.load(device)
-    found = releases(target, to_app=to_app)
-    now: dict[str, Any] = {}
-    wrong: dict[str, str] = {}
-    unknown: dict[str, str] = {}
-    if measure:
-        with progress_bars() as progress:
-            for one in found:
-                try:  # whatever is with one, the others are looked at all the same
-                    now[one.name] = check(target, one.name, to_app=to_app, progress=progress).latency_ms
-                except CheckFailedError as error:
-                    wrong[one.name] = str(error)
-                except DeviceError as error:
-                    unknown[one.name] = str(error)
+    with progress_bars() as progress:
+        found = overview(chosen(device), measure=measure, to_app=to_app, progress=progress)
     if as_json:
-        models = [
-            dataclasses.asdict(one)
-            | {"latency_ms_now": now.get(one.name), "wrong": wrong.get(one.name), "not_measured": unknown.get(one.name)}
-            for one in found
-        ]
-        print_json({"device": device, "models": models})
-    elif found:
-        rows = [(f.name, f.release, f.previous or "-", f.since, _ms((f.record or {}).get("latency_ms")),
-                 "WRONG" if f.name in wrong else _ms(now.get(f.name))) for f in found]  # fmt: skip
-        print_table(("name", "release", "before", "since", "ms then", "ms now"), rows)
-    else:
+        print_json(dataclasses.asdict(found))
+    elif found.models:
+        rows = [(m.device, m.name, m.release, m.previous or "-", m.since, _ms((m.record or {}).get("latency_ms")),
+                 "WRONG" if m.wrong else _ms(m.latency_ms_now)) for m in found.models]  # fmt: skip
+        print_table(("device", "name", "release", "before", "since", "ms then", "ms now"), rows)
+    elif not found.unreached:
         stdout.print(f"Nothing is deployed on {device}.", markup=False)
+    wrong = [model.wrong for model in found.models if model.wrong]
+    unknown = [*found.unreached.values(), *(model.not_measured for model in found.models if model.not_measured)]
     if wrong:
-        raise CheckFailedError(" ".join([*wrong.values(), *unknown.values()]))
+        raise CheckFailedError(" ".join([*wrong, *unknown]))
     if unknown:
-        raise DeviceError(" ".join(unknown.values()))
+        raise DeviceError(" ".join(unknown))
 
 
 def _ms(times: Any) -> str:

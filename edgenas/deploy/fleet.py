@@ -116,8 +116,7 @@ def ship_to_all(
     """
     bundle.model_of(rollout.precision or bundle.manifest.precision)
     for device in devices:
-        if device.address.kind != "adb":
-            refuse_app(device, rollout.to_app)
+        refuse_app(device, rollout.to_app)
     tables = {device.name: table_of(device) for device in devices}
     for table in [None, *tables.values()]:
         files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread

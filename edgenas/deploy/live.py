@@ -100,5 +100,5 @@ def verified(
 
 def refuse_app(device: Device, to_app: str | None) -> None:
     """Raise `InputError` where an app is named on what is no phone."""
-    if to_app is not None:
+    if to_app is not None and device.address.kind != "adb":
         raise InputError(f"{device.name} ({device.url}) is no phone: only a phone has apps (--to-app {to_app}).")

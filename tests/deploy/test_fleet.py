@@ -109,9 +109,12 @@ def test_a_canary_that_is_off_is_none_and_a_dry_run_changes_nothing(
 def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
     newer = rewritten(bundle, tmp_path)
 
-    def ships(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-c", "from edgenas.cli import main; main()", "ship", str(newer.folder), *words]
+    def types(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-c", "from edgenas.cli import main; main()", *words]
         return subprocess.run(argv, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+
+    def ships(*words: str) -> subprocess.CompletedProcess[str]:
+        return types("ship", str(newer.folder), *words)
 
     done = ships("--to", "pi-[13]", "--as", "digits", "--json")
     assert done.returncode == 3
@@ -122,6 +125,18 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
     assert done.returncode == 4
     assert "1 ok, 1 failed" in done.stdout
     assert "1 of 2 devices failed" in done.stderr
+    done = types("deployed", "pi-[1236]", "--measure", "--json")
+    assert done.returncode == 3
+    assert f"{DEAD} cannot be reached" in done.stderr
+    said = json.loads(done.stdout)
+    (model,) = said["models"]
+    assert (model["device"], model["name"], model["release"]) == ("pi-1", "digits", newer.manifest.release)
+    assert model["latency_ms_now"]["median"] > 0
+    assert list(said["unreached"]) == [DEAD]
+    done = types("deployed", "pi-1,pi-2", "--to-app", "com.example.app")
+    assert (done.returncode, done.stdout) == (2, "") and "is no phone" in done.stderr
+    done = types("deployed", "pi-1,pi-2")
+    assert done.returncode == 0 and "pi-1" in done.stdout
     for words, message in (
         (("pi-1", "--to", "pi-*"), "Name a DEVICE, or several with --to"),
         ((), "Name a DEVICE"),

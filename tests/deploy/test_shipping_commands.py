@@ -40,7 +40,7 @@ def test_what_cannot_be_measured_does_not_hide_the_others(
             raise DeviceError("here: too disturbed to measure.")
         return real(device, name, **more)
 
-    monkeypatch.setattr("edgenas.deploy.verify", check)
+    monkeypatch.setattr("edgenas.deploy.overview.verify", check)
     done = CliRunner().invoke(cli, ["deployed", "here", "--measure", "--json"])
     assert type(done.exception) is DeviceError and "too disturbed" in str(done.exception)
     busy, good = json.loads(done.stdout)["models"]
