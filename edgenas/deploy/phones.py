@@ -72,13 +72,44 @@ def roll_back_phone(device: Device, name: str, to: int | None = None, to_app: st
         if to is not None and to not in kept:
             those = ", ".join(map(str, sorted(kept)))
             raise CheckFailedError(f"{device.name}: release {to} of {name} is not kept on this device; it has {those}.")
-        earlier = state.previous if to is None else to
-        if earlier is None or earlier == state.live:
+        left = state.gone_back_from if to in (None, state.live) else None  # cut before it could be noted: now it is
+        earlier = state.live if left is not None else state.previous if to is None else to
+        if earlier is None or (left is None and earlier == state.live):
             raise CheckFailedError(f"{device.name}: {name} has no earlier release on this device.")
-        releases.verify(releases.folder(name, earlier), _hashes_sent(device, name, state, earlier))
-        releases.point(name, earlier)
-        releases.note(name, "rollback", earlier, **{"from": state.live})
-        return RolledBack(name, device.name, earlier, state.live)
+        before = state.live if left is None else left
+        hashes = _hashes_sent(device, name, state, earlier)
+        releases.verify(releases.folder(name, earlier), hashes)
+        _switch(device, releases, name, earlier, before, hashes, "rollback", {"from": before})
+        return RolledBack(name, device.name, earlier, before)
+
+
+def _switch(
+    device: Device,
+    releases: PhoneReleases,
+    name: str,
+    release: int,
+    before: int | None,
+    hashes: dict[str, str],
+    event: str,
+    noted: dict[str, Any],
+) -> None:
+    """Make a release live; what cannot be read where it is live, or not be noted, is taken back.
+
+    Raises:
+        WentBackError: it was taken back; `before` is live.
+        UnreachableError: the link broke; either is live.
+    """
+    try:
+        releases.point(name, release)
+        releases.verify(releases.folder(name, release), hashes)
+        releases.note(name, event, release, **noted)
+    except UnreachableError:
+        raise
+    except (CheckFailedError, DeviceError) as error:
+        releases.point(name, before)
+        where = f"{device.name}: "
+        why = str(error).removeprefix(where)
+        raise WentBackError(f"{where}release {release} could not be made live, and was taken back: {why}") from None
 
 
 def verify_on_phone(
@@ -154,7 +185,10 @@ class _PhoneShipment(Shipment):
         self._releases = releases
         self._there = releases.state(name)
         promised = promise(table, bundle.architecture, bench.phone)
-        super().__init__(bundle, precision, name, bench.device, table, promised, self._there.live, progress)
+        before = self._there.live
+        if before == bundle.manifest.release and _record_of(self._there, before) is None:
+            before = self._there.previous  # it was switched to, and cut before that could be noted
+        super().__init__(bundle, precision, name, bench.device, table, promised, before, progress)
 
     def run(self, dry_run: bool, keep: int) -> Shipped:
         """All steps in order."""
@@ -186,22 +220,12 @@ class _PhoneShipment(Shipment):
         self._releases.discard(self._name)
 
     def _activate(self, shipped: Shipped) -> None:
-        """The switch; what cannot be read where it is live, or not be noted, is taken back."""
-        if self._there.live == self._release and _record_of(self._there, self._release) is not None:
+        if self._before == self._release:
             return
         self._progress("making it live", 0, 1)
         self._switching = True
-        try:
-            self._releases.point(self._name, self._release)
-            self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
-            self._releases.note(self._name, "activate", self._release, record=self._record(shipped))
-        except UnreachableError:
-            raise
-        except (CheckFailedError, DeviceError) as error:
-            self._releases.point(self._name, self._there.live)
-            where = f"{self._device.name}: "
-            why = str(error).removeprefix(where)
-            raise WentBackError(f"{where}the new release could not be made live, and was taken back: {why}") from None
+        record = {"record": self._record(shipped)}
+        _switch(self._device, self._releases, self._name, self._release, self._before, self._hashes, "activate", record)
 
     def _refuse_older(self) -> None:
         """A release is never followed by an older one; `rollback` is the way back."""

@@ -328,7 +328,50 @@ def test_what_cannot_be_noted_is_taken_back(
     full.unlink()
     assert live(phone) == bundle.manifest.release
     assert ship(newer, device, "digits").active == newer.manifest.release
+    full.touch()
+    with pytest.raises(WentBackError, match=r"taken back: .*No space left on device"):
+        rollback(device, "digits")
+    assert live(phone) == newer.manifest.release
+    full.unlink()
     assert rollback(device, "digits").active == bundle.manifest.release
+
+
+def test_a_switch_that_was_cut_before_its_note_and_then_cannot_be_noted(
+    make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    phone = make_canned()
+    device, newer, newest = phone.device(), rewritten(bundle, tmp_path), rewritten(bundle, tmp_path)
+
+    def refuse(error: type[Exception]) -> None:
+        def note(*_: object, **__: object) -> None:
+            raise error("no note.")
+
+        monkeypatch.setattr(PhoneReleases, "note", note)
+
+    real = PhoneReleases.note
+    for one in (bundle, newer):
+        ship(one, device, "digits", keep=3)
+    refuse(UnreachableError)
+    with pytest.raises(UnreachableError):
+        ship(newest, device, "digits", keep=3)
+    assert live(phone) == newest.manifest.release
+    refuse(DeviceError)
+    with pytest.raises(WentBackError, match=rf"taken back: no note\. The old .*: release {newer.manifest.release} "):
+        ship(newest, device, "digits", keep=3)
+    assert live(phone) == newer.manifest.release
+
+    # The same of a rollback: given again it does not go back twice.
+    monkeypatch.setattr(PhoneReleases, "note", real)
+    ship(newest, device, "digits", keep=3)
+    refuse(UnreachableError)
+    with pytest.raises(UnreachableError):
+        rollback(device, "digits")
+    assert live(phone) == newer.manifest.release
+    monkeypatch.setattr(PhoneReleases, "note", real)
+    for again in (None, bundle.manifest.release):
+        done = rollback(device, "digits", again)
+        expected = (newer, newest) if again is None else (bundle, newer)
+        assert (done.active, done.previous) == tuple(one.manifest.release for one in expected)
 
 
 def test_a_rollback_does_not_cross_a_shipment(make_canned: Make, bundle: Bundle, rewritten: Rewritten, tmp_path: Path):

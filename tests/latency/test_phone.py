@@ -182,7 +182,9 @@ def test_a_link_that_is_lost_is_not_the_model_s_fault(make_phone: Make, model: P
         phone.plug_in()
         fetch = bench.phone.connection.get
         with monkeypatch.context() as patch:
-            patch.setattr(bench.phone.connection, "get", lambda *paths: (phone.adbd.unplug(), fetch(*paths)))
+            patch.setattr(
+                bench.phone.connection, "get", lambda *paths, **most: (phone.adbd.unplug(), fetch(*paths, **most))
+            )
             with pytest.raises(UnreachableError, match=r"offline|is attached"):
                 bench.visit(there)
         phone.plug_in()

@@ -31,6 +31,7 @@ _FINE_US = 200.0
 # What stands for the time of inferences that the clock's whole microseconds all saw as 0: costs are ratios, and none is
 # to 0. It is the least that an entry of a table can be.
 _LEAST_US = 0.01
+LARGEST_FILE_BYTES = 1 << 26  # it leaves some kB, and some MB of operators
 # An average so far above its median was disturbed; or, where no median is told, one whose standard error is that share.
 _APART, _UNSURE = 1.15, 0.05
 

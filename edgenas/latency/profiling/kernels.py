@@ -9,7 +9,7 @@ from pathlib import Path
 import edgenas.files as files
 from edgenas.device import Device, connect, open_agent, open_phone
 from edgenas.errors import DeviceError, InputError
-from edgenas.latency.profiling.benchmark_output import read_operators
+from edgenas.latency.profiling.benchmark_output import LARGEST_FILE_BYTES, read_operators
 from edgenas.latency.profiling.phone import why_it_failed
 
 # The runtimes that name their kernels: one on devices with Python, one on phones.
@@ -120,7 +120,7 @@ def _on_phone(model: Path, device: Device, threads: int) -> Kernels:
             done = phone.benchmark(remote, [*flags, f"--profiling_output_csv_file={csv}"], SILENCE_S)
             if done.returncode != 0:
                 raise DeviceError(why_it_failed(done.returncode, f"{done.stdout}\n{done.stderr}"))
-            phone.connection.get(csv, Path(local) / "operators.csv")
+            phone.connection.get(csv, Path(local) / "operators.csv", largest_bytes=LARGEST_FILE_BYTES)
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 phone.connection.run(["rm", "-rf", "--", folder])

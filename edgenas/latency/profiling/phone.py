@@ -20,7 +20,13 @@ import edgenas.files as files
 from edgenas.device import Device, Phone, PhoneInfo, open_phone, phone_delegate, shares_host
 from edgenas.errors import CheckFailedError, DeviceError, TooSlowError, UnreachableError
 from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress
-from edgenas.latency.profiling.benchmark_output import Benchmark, NonsenseError, read_result, read_text
+from edgenas.latency.profiling.benchmark_output import (
+    LARGEST_FILE_BYTES,
+    Benchmark,
+    NonsenseError,
+    read_result,
+    read_text,
+)
 from edgenas.latency.profiling.rounds import Ratio, Rounds, half_width, pass_until_known, still_unknown
 
 # Models between two runs of the reference; visits beside a reference that moved by more than that do not count.
@@ -183,7 +189,7 @@ class PhoneBench:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "result.pb"
             try:
-                self.phone.connection.get(remote, local)
+                self.phone.connection.get(remote, local, largest_bytes=LARGEST_FILE_BYTES)
             except UnreachableError:
                 raise
             except DeviceError as error:
