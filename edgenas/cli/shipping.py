@@ -200,9 +200,10 @@ def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> N
     if as_json:
         print_json(dataclasses.asdict(found))
     elif found.models:
-        rows = [(m.device, m.name, m.release, m.previous or "-", m.since, _ms((m.record or {}).get("latency_ms")),
-                 "WRONG" if m.wrong else _ms(m.latency_ms_now)) for m in found.models]  # fmt: skip
-        print_table(("device", "name", "release", "before", "since", "ms then", "ms now"), rows)
+        print_table(
+            ("device", "name", "release", "before", "since", "study", "ms then", "ms now"),
+            [_row_of(model) for model in found.models],
+        )
     elif not found.unreached:
         stdout.print(f"Nothing is deployed on {device}.", markup=False)
     wrong = [model.wrong for model in found.models if model.wrong]
@@ -211,6 +212,13 @@ def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> N
         raise CheckFailedError(" ".join([*wrong, *unknown]))
     if unknown:
         raise DeviceError(" ".join(unknown))
+
+
+def _row_of(model: Any) -> tuple[object, ...]:
+    record = model.record or {}
+    now = "WRONG" if model.wrong else _ms(model.latency_ms_now)
+    study, then = str(record.get("study", "-")), _ms(record.get("latency_ms"))
+    return (model.device, model.name, model.release, model.previous or "-", model.since, study, then, now)
 
 
 def _ms(times: Any) -> str:
