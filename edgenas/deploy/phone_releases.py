@@ -15,6 +15,7 @@ from typing import Any
 import edgenas.files as files
 from edgenas.deploy.shipment import upload_s
 from edgenas.device import Connection
+from edgenas.device.agent.switching import way_back
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 
 _MARGIN_KB = 1024
@@ -80,30 +81,14 @@ class State:
     @property
     def previous(self) -> int | None:
         """The release that `rollback` would make live."""
-        stack = self._stack
-        if self.live in stack:  # `current` is the truth; the note after the last switch may be lost
-            del stack[stack.index(self.live) + 1 :]
-        elif self.live is not None:
-            stack.append(self.live)
-        return next((release for release in reversed(stack[:-1]) if release in self.releases), None)
+        way = way_back(self.events, self.live)
+        return next((release for release in reversed(way[:-1]) if release in self.releases), None)
 
     @property
     def gone_back_from(self) -> int | None:
         """The release that a rollback left which was cut before it could be noted; None: none was."""
-        stack = self._stack
-        return stack[-1] if self.live in stack[:-1] else None
-
-    @property
-    def _stack(self) -> list[int]:
-        """By the history: the live release on top, below it what each rollback would go back to."""
-        stack: list[int] = []
-        for event in self.events:
-            release = event["release"]
-            if event["event"] == "rollback" and release in stack:
-                del stack[stack.index(release) + 1 :]
-            else:
-                stack.append(release)
-        return stack
+        noted = way_back(self.events)
+        return noted[-1] if self.live in noted[:-1] else None
 
     @property
     def newest(self) -> int:

@@ -47,9 +47,6 @@ class FakeBoard:
     def __exit__(self, *exc: object) -> None:
         self.done.append("closed")
 
-    def open_agent(self) -> Self:
-        return self
-
     def runtime_version(self, package: str) -> str:
         return "2.3.0"
 
@@ -93,6 +90,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], FakeBoard]:
     def make(answer: Any) -> FakeBoard:
         made = FakeBoard(answer)
         monkeypatch.setattr(kernels, "connect", lambda device: made)
+        monkeypatch.setattr(kernels, "open_agent", lambda connection: connection)
         monkeypatch.setattr(explaining, "ConversionPool", FakePool)
         return made
 

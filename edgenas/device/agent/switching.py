@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def were_live(model: Path) -> set[int]:
 
 def previous(model: Path) -> int | None:
     """The release before the live one, of those that lie there."""
-    earlier = [release for release in _stack(model)[:-1] if release in on_disk(model)]
+    way = way_back(history(model), live(model))
+    earlier = [release for release in way[:-1] if release in on_disk(model)]
     return earlier[-1] if earlier else None
 
 
@@ -118,7 +119,7 @@ def make_up(model: Path, record: dict[str, Any] | None = None) -> None:
     here, noted = live(model), history(model)
     if here is None or (noted and noted[-1]["release"] == here):
         return
-    if here in _noted_stack(model):
+    if here in way_back(noted):
         note(model, "rollback", here, heard=False, **{"from": noted[-1]["release"]})
     else:
         note(model, "activate", here, record=record)
@@ -150,22 +151,20 @@ def _events(model: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _noted_stack(model: Path) -> list[int]:
-    """The releases to go back through, by the history alone."""
+def way_back(events: Iterable[Mapping[str, Any]], here: int | None = None) -> list[int]:
+    """The releases to go back through, the live one last.
+
+    `events` is the history, oldest first; `here` the live release, which is the truth: the note of the last switch may
+    be lost. None: by the history alone.
+    """
     stack: list[int] = []
-    for event in history(model):
+    for event in events:
         release = event["release"]
         if event["event"] == "rollback" and release in stack:
             del stack[stack.index(release) + 1 :]
         else:
             stack.append(release)
-    return stack
-
-
-def _stack(model: Path) -> list[int]:
-    """The releases to go back through, the live one last."""
-    stack, here = _noted_stack(model), live(model)
-    if here in stack:  # the link is the truth; the note of the last switch may be lost
+    if here in stack:
         del stack[stack.index(here) + 1 :]
     elif here is not None:
         stack.append(here)
