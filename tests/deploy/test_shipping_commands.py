@@ -13,26 +13,30 @@ from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 
 
-def test_on_the_command_line(local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def here(local: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The device `here` of a project in the current folder."""
     monkeypatch.chdir(tmp_path)
     local.save()
+    return local
+
+
+def test_on_the_command_line(here: Device, bundle: Bundle) -> None:
     words = ["ship", str(bundle.folder), "here", "--as", "digits"]
     for option in ("--canary", "--wave", "--max-failures"):
         refused = CliRunner().invoke(cli, [*words, option, "1"])
         assert isinstance(refused.exception, InputError)
         assert str(refused.exception) == f"{option}: that is for several devices. Name them with --to 'PATTERN'."
-    assert deployed(local) == []
+    assert deployed(here) == []
     assert "before     none" in CliRunner().invoke(cli, words).stdout
     assert "before     the same release: it was live already" in CliRunner().invoke(cli, words).stdout
 
 
 def test_what_cannot_be_measured_does_not_hide_the_others(
-    local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Device, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    local.save()
     for name in ("busy", "good"):
-        ship(bundle, local, name)
+        ship(bundle, here, name)
     real = verify
 
     def check(device: Device, name: str, **more: Any) -> Any:
@@ -52,14 +56,10 @@ def test_what_cannot_be_measured_does_not_hide_the_others(
     assert good["not_measured"] is None and good["latency_ms_now"]["median"] > 0
 
 
-def test_what_is_damaged_is_shown_beside_what_is_well(
-    local: Device, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    local.save()
+def test_what_is_damaged_is_shown_beside_what_is_well(here: Device, bundle: Bundle) -> None:
     for name in ("bad", "good"):
-        ship(bundle, local, name)
-    damaged = Path(local.folder, "models") / "bad" / "current" / "labels.txt"
+        ship(bundle, here, name)
+    damaged = Path(here.folder, "models") / "bad" / "current" / "labels.txt"
     damaged.unlink()  # both names hold links to one file
     damaged.write_text("other\n")
     done = CliRunner().invoke(cli, ["deployed", "here", "--measure", "--json"])

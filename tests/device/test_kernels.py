@@ -97,9 +97,9 @@ def test_what_is_no_model_is_one_error_and_the_agent_goes_on(
     (tmp_path / "half.tflite").write_bytes(Path(good).read_bytes()[:2000])
     with open_agent(local) as agent:
         for name in ("bad", "half", "none"):
-            with pytest.raises(
-                CheckFailedError, match=r"under LiteRT's profiler: .*LiteRtCreate\w*Model\w* failed with status"
-            ):
+            # LiteRT reads past the end of a model that was cut off: it may say so, or die of it.
+            how = r"(.*LiteRtCreate\w*Model\w* failed with status|its process was killed by SIGSEGV)"
+            with pytest.raises(CheckFailedError, match=f"under LiteRT's profiler: {how}"):
                 agent.call("kernels", model=str(tmp_path / f"{name}.tflite"), runs=3)
         with pytest.raises(DeviceError, match="at least 1 run is needed, not 0"):
             agent.call("kernels", model=good, runs=0)
