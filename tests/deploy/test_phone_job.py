@@ -58,6 +58,7 @@ def gets(*words: str) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_from_two_phones_on_the_desk_to_a_model_and_back(
     make_phone: Callable[..., LabPhone], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

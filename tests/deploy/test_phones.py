@@ -550,6 +550,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_opened(name: str):
             work()
 
 
+@pytest.mark.long
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=st.lists(words, min_size=1, max_size=3), content=st.binary(max_size=100))
 def test_paths_reach_the_phone_as_they_are(phone: LabPhone, tmp_path: Path, parts: list[str], content: bytes):

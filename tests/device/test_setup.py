@@ -171,7 +171,9 @@ def test_doctor_names_what_keeps_it_out(board: Board, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("package", "offline"), [("ai-edge-litert", False), ("tflite-runtime", True)])
+@pytest.mark.parametrize(
+    ("package", "offline"), [("ai-edge-litert", False), pytest.param("tflite-runtime", True, marks=pytest.mark.long)]
+)
 def test_setup_then_measure_then_doctor(board: Board, models: Path, tmp_path: Path, package, offline):
     device = board.device(folder=str(tmp_path / "work"), runtime=Runtime(package))
     steps: list[str] = []

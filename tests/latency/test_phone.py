@@ -273,6 +273,7 @@ def test_a_profile_and_what_is_said_of_a_layer(
     assert table_name(gpu, SPACE, "int8", 1) == f"{name}-gpu"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_cable_that_comes_out_in_mid_profile_costs_nothing_measured(
     make_phone: Make, project: Path, tiny_plan: Plan, quick: None, monkeypatch: pytest.MonkeyPatch

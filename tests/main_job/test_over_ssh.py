@@ -162,6 +162,7 @@ def test_5_ship_roll_back_and_list(user: User):
     assert any("DWConv" in kernel["name"] for kernel in measured["kernels"])
 
 
+@pytest.mark.long
 def test_5_two_precisions_where_the_tables_say_that_it_pays(user: User):
     words = ("train", "digits", "--pick", "best", "--precision", "mixed", "--again")
     user.is_refused(2, "--precision float32", *words)
