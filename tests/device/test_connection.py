@@ -176,6 +176,7 @@ def _settled(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_link_that_falls_silent_is_noticed(board: Board, tmp_path: Path):
     source = tmp_path / "source"
     source.write_bytes(os.urandom(30_000_000))

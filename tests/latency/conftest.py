@@ -175,8 +175,11 @@ def make_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         yield make
 
 
-# Put into a board's environment: its runtime says the same of itself, but runs without XNNPACK.
+# Put into a board's environment: its runtime says the same of itself, but runs without XNNPACK; with a line `SIZE = N`
+# before it, only models of that many bytes.
 WITHOUT_XNNPACK = """
+import os
+
 try:
     from ai_edge_litert import interpreter
 except ImportError:
@@ -186,7 +189,10 @@ else:
 
     def without(self, *arguments, **options):
         kind = interpreter.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        begin(self, *arguments, **options, experimental_op_resolver_type=kind)
+        size = os.path.getsize(options.get("model_path") or os.devnull)
+        if globals().get("SIZE", size) == size:
+            options["experimental_op_resolver_type"] = kind
+        begin(self, *arguments, **options)
 
     interpreter.Interpreter.__init__ = without
 """

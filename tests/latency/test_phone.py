@@ -236,6 +236,7 @@ def test_a_file_that_is_no_model(phone: LabPhone, project: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_profile_and_what_is_said_of_a_layer(
     make_phone: Make, project: Path, tiny_plan: Plan, quiet: LatencyTable, quick: None
 ):
