@@ -82,8 +82,9 @@ def trust(device: str, name: str, as_json: bool) -> None:
 @key.command()
 @click.argument("device")
 @click.argument("name", metavar="ID")
+@click.option("--last", is_flag=True, help="Even the only one: DEVICE takes whatever comes whole from then on.")
 @json_option
-def distrust(device: str, name: str, as_json: bool) -> None:
+def distrust(device: str, name: str, last: bool, as_json: bool) -> None:
     """Have DEVICE trust a key no more; ID is what `edgenas key list DEVICE` shows.
 
     \b
@@ -92,7 +93,7 @@ def distrust(device: str, name: str, as_json: bool) -> None:
     from edgenas.deploy.keys import distrust_key
     from edgenas.device import Device
 
-    trusted = distrust_key(Device.load(device), name)
+    trusted = distrust_key(Device.load(device), name, last)
     if as_json:
         print_json({"device": device, "key": name, "trusted": trusted})
     else:

@@ -58,5 +58,6 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> None:
-    stderr.print(f"edgenas: {message}", style="red" if code != INTERRUPTED else None, markup=False, highlight=False)
+    line = " ".join(map(str.strip, message.splitlines()))  # what a device or a library said may have several
+    stderr.print(f"edgenas: {line}", style="red" if code != INTERRUPTED else None, markup=False, highlight=False)
     sys.exit(code)

@@ -1,7 +1,10 @@
 """edgenas ship, rollback, deployed, verify."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +89,11 @@ def _refuse_options_of_fleets() -> None:
 def _ship_to_fleet(bundle: Path, pattern: str, name: str, rollout: Any, as_json: bool) -> None:
     from edgenas.workflow import ship_to_fleet
 
-    outcomes = ship_to_fleet(
-        bundle, pattern, name, rollout, lambda outcome: stderr.print(f"{outcome.device}: {outcome.state}", markup=False)
-    )
+    def told(outcome: Any) -> None:
+        stderr.print(f"{outcome.device}: {outcome.state}", markup=False)
+
+    with _interruptible() as interrupted:
+        outcomes = ship_to_fleet(bundle, pattern, name, rollout, told, interrupted)
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in _STATES}
     if as_json:
         print_json({"devices": [dataclasses.asdict(outcome) for outcome in outcomes], "counts": counts})
@@ -98,7 +103,24 @@ def _ship_to_fleet(bundle: Path, pattern: str, name: str, rollout: Any, as_json:
     _judge(counts, outcomes)
 
 
-_STATES = ("changed", "would change", "ok", "failed", "rolled back", "off", "not tried")
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, instead of ending all where it is; the next one does that."""
+    interrupted = threading.Event()
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        interrupted.set()
+        stderr.print("Interrupted: no further device is tried; those under way stop at their next step.", markup=False)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+_STATES = ("changed", "would change", "ok", "failed", "rolled back", "off", "interrupted", "not tried")
 
 
 def _row(outcome: Any) -> tuple[str, ...]:
@@ -113,6 +135,8 @@ def _row(outcome: Any) -> tuple[str, ...]:
 
 def _judge(counts: dict[str, int], outcomes: Sequence[Any]) -> None:
     """Raise where not every device is well."""
+    if counts["interrupted"]:
+        raise KeyboardInterrupt
     if counts["failed"] or counts["rolled back"] or counts["not tried"]:
         raise CheckFailedError(
             f"{counts['failed'] + counts['rolled back']} of {len(outcomes)} devices failed, {counts['not tried']} were "

@@ -1,6 +1,7 @@
 """One bundle to many devices: a few first, then waves, and a stop before too many have failed."""
 
 import fnmatch
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from edgenas.errors import EdgeNASError, InputError, UnreachableError, WentBackE
 from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.table import LatencyTable
 
-State = Literal["changed", "would change", "ok", "failed", "rolled back", "off", "not tried"]
+State = Literal["changed", "would change", "ok", "failed", "rolled back", "off", "interrupted", "not tried"]
 Told = Callable[["Outcome"], None]
 _THIS_MACHINE = "local"
 TableOf = Callable[[Device], LatencyTable | None]
@@ -29,7 +30,8 @@ class Outcome:
     Attributes:
         state: "changed" (the new release is live now), "would change" (a dry run found nothing against it), "ok" (it
             was live already, and is well), "failed" (refused, or lost on the way), "rolled back" (it was live for a
-            moment; the old one is again), "off" (never reached), "not tried" (the rollout had stopped).
+            moment; the old one is again), "off" (never reached), "interrupted" (before the switch, or before it
+            was tried), "not tried" (the rollout had stopped).
         detail: why, in a sentence; "" where all is well.
         shipped: all that was measured; None where it did not come to that.
     """
@@ -97,6 +99,7 @@ def ship_to_all(
     *,
     table_of: TableOf = lambda device: None,
     told: Told = lambda outcome: None,
+    interrupted: threading.Event | None = None,
 ) -> list[Outcome]:
     """Ship a bundle to devices: the canaries, then the others in waves; the same call catches up with what was off.
 
@@ -107,6 +110,8 @@ def ship_to_all(
         rollout: how.
         table_of: the latency table to hold each device to.
         told: called with each outcome as it comes.
+        interrupted: set by whoever wants it to end: no further device is tried, and those under way stop at their next
+            step, unless they have come to the switch.
 
     Raises:
         InputError: the bundle has no model of that precision, or a device is no phone and has no apps.
@@ -121,49 +126,67 @@ def ship_to_all(
     for table in [None, *tables.values()]:
         files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread
     outcomes: dict[str, Outcome] = {}
+    stopping = interrupted or threading.Event()
 
     def one(device: Device) -> Outcome:
-        return _ship(bundle, device, name, tables[device.name], rollout)
+        return _ship(bundle, device, name, tables[device.name], rollout, stopping)
+
+    def note(outcome: Outcome) -> None:
+        outcomes[outcome.device] = outcome
+        told(outcome)
 
     def take(wave: Sequence[Device]) -> None:
         with ThreadPoolExecutor(max(1, len(wave))) as hands:
             for outcome in hands.map(one, wave):
-                outcomes[outcome.device] = outcome
-                told(outcome)
+                note(outcome)
+
+    def stop(most: int) -> str:
+        failed = sum(outcome.state in ("failed", "rolled back") for outcome in outcomes.values())
+        return "not tried" if stopping.is_set() else f"stopped after {failed} failed" if failed > most else ""
+
+    def well() -> int:
+        return sum(outcome.state in ("changed", "would change", "ok") for outcome in outcomes.values())
 
     waiting = list(devices)
-    well = 0
-    while waiting and well < rollout.canary and not _failures(outcomes):  # a canary that is off is none
+    while waiting and well() < rollout.canary and not stop(0):  # a canary that is off is none
         take([waiting.pop(0)])
-        well = sum(outcome.state in ("changed", "would change", "ok") for outcome in outcomes.values())
-    stopped = bool(_failures(outcomes))
-    while waiting and not stopped:
+    why = stop(0)
+    while waiting and not why:
         wave, waiting = waiting[: rollout.wave], waiting[rollout.wave :]
         take(wave)
-        stopped = _failures(outcomes) > rollout.max_failures
+        why = stop(rollout.max_failures)
     for device in waiting:
-        failed = _failures(outcomes)
-        outcomes[device.name] = Outcome(device.name, "not tried", f"stopped after {failed} failed")
-        told(outcomes[device.name])
+        note(Outcome(device.name, "interrupted" if stopping.is_set() else "not tried", why))
     return [outcomes[device.name] for device in devices]
 
 
-def _failures(outcomes: dict[str, Outcome]) -> int:
-    return sum(outcome.state in ("failed", "rolled back") for outcome in outcomes.values())
+class _InterruptedError(Exception):
+    """Raised between two steps of a shipment."""
 
 
-def _ship(bundle: Bundle, device: Device, name: str, table: LatencyTable | None, rollout: Rollout) -> Outcome:
+def _ship(
+    bundle: Bundle,
+    device: Device,
+    name: str,
+    table: LatencyTable | None,
+    rollout: Rollout,
+    stopping: threading.Event,
+) -> Outcome:
     reached = False
 
     def progress(what: str, done: int, total: int) -> None:
         nonlocal reached
         reached = True
+        if stopping.is_set():
+            raise _InterruptedError
 
     try:
         shipped = ship(
             bundle, device, name, table=table, precision=rollout.precision, keep=rollout.keep, to_app=rollout.to_app,
             dry_run=rollout.dry_run, progress=progress,
         )  # fmt: skip
+    except _InterruptedError:
+        return Outcome(device.name, "interrupted", "stopped before the switch")
     except UnreachableError as error:  # lost on the way: perhaps the model brought it down
         return Outcome(device.name, "failed" if reached else "off", str(error))
     except WentBackError as error:

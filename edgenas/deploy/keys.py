@@ -162,14 +162,18 @@ def trust_key(device: Device, key: PublicKey) -> list[str]:
     return _ask(device, "trust_key", key=key.key.hex())
 
 
-def distrust_key(device: Device, key: str) -> list[str]:
+def distrust_key(device: Device, key: str, last: bool = False) -> list[str]:
     """Have a device trust a key, given by its id, no more; the ids of those that it still trusts.
 
+    Args:
+        last: take it away even where it is the only one: the device takes from then on whatever comes whole.
+
     Raises:
+        CheckFailedError: it is the only one.
         DeviceError: unreachable.
         InputError: it does not trust that key.
     """
-    return _ask(device, "distrust_key", key=key)
+    return _ask(device, "distrust_key", key=key, last=last)
 
 
 def trusted_keys(device: Device) -> list[str]:

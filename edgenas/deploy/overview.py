@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from edgenas.deploy.live import Deployed, refuse_app
+from edgenas.deploy.phone_releases import check_package
 from edgenas.deploy.releases import deployed, verify
 from edgenas.device import Device
-from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError
+from edgenas.errors import CheckFailedError, EdgeNASError
 from edgenas.latency.profiling.bench import Progress, no_progress
 
 _AT_ONCE = 8
@@ -54,10 +55,12 @@ def overview(
         progress: called with what is being done, how much of how much.
 
     Raises:
-        InputError: an app, and a device that is no phone.
+        InputError: an app, and a device that is no phone; or no name of an app.
     """
     for device in devices:
         refuse_app(device, to_app)
+    if to_app is not None:
+        check_package(to_app)
     asked = 0
 
     def ask(device: Device) -> tuple[list[Running], str | None]:
@@ -65,7 +68,7 @@ def overview(
         try:
             found = deployed(device, to_app=to_app)
             return [_look(device, one, measure, to_app) for one in found], None
-        except DeviceError as error:
+        except EdgeNASError as error:  # off, refused us, or its settings are wrong
             return [], str(error)
         finally:
             asked += 1

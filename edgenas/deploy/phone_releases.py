@@ -91,9 +91,14 @@ class State:
         return noted[-1] if self.live in noted[:-1] else None
 
     @property
+    def were_live(self) -> set[int]:
+        """Every release that is or ever was live there."""
+        return {event["release"] for event in self.events} | (set() if self.live is None else {self.live})
+
+    @property
     def newest(self) -> int:
         """The largest number of those that were ever live; 0: none was."""
-        return max([self.live or 0, *(int(event["release"]) for event in self.events)])
+        return max(self.were_live, default=0)
 
 
 class PhoneReleases:
@@ -108,8 +113,8 @@ class PhoneReleases:
     """
 
     def __init__(self, connection: Connection, package: str | None = None) -> None:
-        if package is not None and (len(package) > 255 or not _PACKAGE.fullmatch(package)):
-            raise InputError(f"{package!r} is no Android package; expected a name such as com.example.camera.")
+        if package is not None:
+            check_package(package)
         self._connection = connection
         self._package = package
         self._prefix = [] if package is None else ["run-as", package]
@@ -222,9 +227,9 @@ class PhoneReleases:
         self._run(_NOTE, self._model(name), input=json.dumps(noted).encode() + b"\n")
 
     def prune(self, name: str, keep: int) -> None:
-        """Remove releases but the live one, the one that `rollback` goes to, and the last `keep`."""
+        """Remove releases but the live one, the one that `rollback` goes to, and the last `keep` that were live."""
         state = self.state(name)
-        kept = {state.live, state.previous, *state.releases[-max(keep, 2) :]}
+        kept = {state.live, state.previous, *sorted(state.were_live & set(state.releases))[-max(keep, 2) :]}
         for old in set(state.releases) - kept:
             self.remove(name, old)
 
@@ -251,6 +256,12 @@ class PhoneReleases:
                 "debuggable build of the app, and start it once. A release build takes its model as an asset."
             )
         raise DeviceError(f"{self._connection.device.name}: its shell refused: {said}.")
+
+
+def check_package(package: str) -> None:
+    """Raise `InputError` for what is no name of an Android package."""
+    if len(package) > 255 or not _PACKAGE.fullmatch(package):
+        raise InputError(f"{package!r} is no Android package; expected a name such as com.example.camera.")
 
 
 def _events(history: str) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def roll_back_phone(device: Device, name: str, to: int | None = None, to_app: st
         state = releases.state(name)
         if not state.releases and not state.events:
             raise InputError(f"{device.name}: no model {name!r} was ever put on this device.")
-        kept = {event["release"] for event in state.events} & set(state.releases)
+        kept = state.were_live & set(state.releases)
         if to is not None and to not in kept:
             those = ", ".join(map(str, sorted(kept)))
             raise CheckFailedError(f"{device.name}: release {to} of {name} is not kept on this device; it has {those}.")
@@ -93,7 +93,7 @@ def _switch(
     event: str,
     noted: dict[str, Any],
 ) -> None:
-    """Make a release live; what cannot be read where it is live, or not be noted, is taken back.
+    """Make a release live; what cannot be read where it is live, or not be noted, is taken back, and does not stay.
 
     Raises:
         WentBackError: it was taken back; `before` is live.
@@ -107,6 +107,9 @@ def _switch(
         raise
     except (CheckFailedError, DeviceError) as error:
         releases.point(name, before)
+        with contextlib.suppress(DeviceError):  # what it was is told all the same
+            if release not in releases.state(name).were_live:
+                releases.remove(name, release)
         where = f"{device.name}: "
         why = str(error).removeprefix(where)
         raise WentBackError(f"{where}release {release} could not be made live, and was taken back: {why}") from None
@@ -256,7 +259,7 @@ class _PhoneShipment(Shipment):
             try:
                 self._releases.verify(self._releases.folder(self._name, self._release), self._hashes)
             except CheckFailedError:
-                if any(event["release"] == self._release for event in self._there.events):
+                if self._release in self._there.were_live:
                     raise
                 self._releases.remove(self._name, self._release)
                 return False

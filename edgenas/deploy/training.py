@@ -43,7 +43,6 @@ from edgenas.ledger import Ledger
 from edgenas.model import Precision, converter_version
 
 SAMPLES = 200  # acceptance images in a bundle
-COVERAGE = 0.9  # of the predicted latency's interval
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ class FinalTraining:
         checkpoint: a folder to go on from after a break; removed when the bundle is written.
         table, table_name: what the choice rests on; None where latency played no part. With a mix, the int8 one.
         limits: of the study, by name ("max_latency_ms" and so on).
+        coverage: of the predicted latency's interval, whose upper end is held against its limit.
         samples: whether acceptance images go into the bundle; False where data are private.
         key: signs the bundle; None: it stays unsigned.
         with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
@@ -82,6 +82,7 @@ class FinalTraining:
     table: LatencyTable | None = None
     table_name: str | None = None
     limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    coverage: float = 0.9
     samples: bool = True
     key: SigningKey | None = None
     with_float32: bool = False
@@ -298,14 +299,14 @@ def _predict(request: FinalTraining) -> Predicted:
         )
         if table is not None:
             latency_ms = float(table.estimate_ms([architecture])[0])
-            interval = _interval(table, architecture)
-    coverage = COVERAGE if interval else None
+            interval = _interval(table, architecture, request.coverage)
+    coverage = request.coverage if interval else None
     return Predicted(latency_ms, interval, coverage, doubt, arena_kb, model_kb, arena_kb + model_kb)
 
 
-def _interval(table: LatencyTable, architecture: Architecture) -> tuple[float, float] | None:
+def _interval(table: LatencyTable, architecture: Architecture, coverage: float) -> tuple[float, float] | None:
     try:
-        low, high = table.interval_ms([architecture], COVERAGE)
+        low, high = table.interval_ms([architecture], coverage)
     except InputError:  # no certificate, no promise
         return None
     return float(low[0]), float(high[0])

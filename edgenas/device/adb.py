@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgenas.device.connection import (
@@ -31,6 +31,7 @@ from edgenas.device.device import Device
 from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
 
 _QUICK_S = 15
+_WATCH_S = 0.2
 # Android's adbd sets TMPDIR for its shells; what is older has the same folder.
 _GO_HOME = 'cd "${TMPDIR:-/data/local/tmp}"'
 _BEGIN = f"echo edgenas-pid:$$; {_GO_HOME} || exit 126; "
@@ -223,7 +224,12 @@ class AdbConnection(Connection):
             digest, size_bytes = (words[0], words[-1]) if len(words) > 1 else ("", "")
             if largest_bytes is not None and not (size_bytes.isdigit() and int(size_bytes) <= largest_bytes):
                 raise too_large(self.device, remote, largest_bytes)
-            self._transfer(["pull", source, str(part.absolute())], timeout_s, f"{remote} could not be read")
+
+            def watch() -> None:  # what it sends need not be what it said
+                if largest_bytes is not None and part.is_file() and part.stat().st_size > largest_bytes:
+                    raise too_large(self.device, remote, largest_bytes)
+
+            self._transfer(["pull", source, str(part.absolute())], timeout_s, f"{remote} could not be read", watch)
             with part.open("rb") as file:
                 received = hashlib.file_digest(file, "sha256").hexdigest()
             if received != digest:
@@ -253,16 +259,22 @@ class AdbConnection(Connection):
         if done.returncode != 0:
             raise DeviceError(f"{self.device.name}: {remote} could not be written: {_last(done.stderr)}.")
 
-    def _transfer(self, argv: list[str], timeout_s: float, failed: str) -> None:
+    def _transfer(
+        self, argv: list[str], timeout_s: float, failed: str, watch: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run adb to its end; `watch` is called now and then, and at the end."""
+        deadline = time.monotonic() + timeout_s
         process = subprocess.Popen(
             [find_adb(), "-s", self._serial, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         try:
-            stdout, stderr = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            kill_process(process)
-            raise DeviceError(f"{self.device.name}: {failed} within {timeout_s:g} s.") from None
+            while (output := _output(process, _WATCH_S)) is None:
+                watch()
+                if time.monotonic() > deadline:
+                    raise DeviceError(f"{self.device.name}: {failed} within {timeout_s:g} s.")
+            watch()
+            stdout, stderr = output
         except BaseException:
             kill_process(process)
             raise
@@ -281,6 +293,14 @@ class AdbConnection(Connection):
         if why is None:
             why = f"the link broke ({_last(said) or 'adb ended early'}): try again when it is back"
         return UnreachableError(f"{self.device.name}: {why}.")
+
+
+def _output(process: subprocess.Popen[bytes], wait_s: float) -> tuple[bytes, bytes] | None:
+    """What a process wrote, once it has ended; None: it has not."""
+    try:
+        return process.communicate(timeout=wait_s)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _last(text: str) -> str:

@@ -25,7 +25,7 @@ def findings(device: Device) -> list[Finding]:
             if python is None:
                 return [Finding("ok", f"{device.name} can be reached"), *_without_python(connection)]
             with open_agent(connection) as agent:
-                info, status = agent.info, agent.call("status")
+                info, status = agent.info, agent.status()
     except EdgeNASError as error:
         return [Finding("problem", str(error))]
     found = [_introduction(device, info), _runtime(device, info), _signatures(device, info), *_resources(device, info)]

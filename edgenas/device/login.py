@@ -218,6 +218,12 @@ def authenticate(device: Device, target: Target, transport: paramiko.Transport) 
         tried.append(label)
         if _offer(transport, target.user, key):
             return
+        if not transport.is_active():  # OpenSSH does so after MaxAuthTries of them, 6 unless told otherwise
+            raise DeviceError(
+                f"{device.name} closed the connection at the login of {target.user!r}, after {len(tried)} of your "
+                f"keys: {', '.join(tried)}. Name the right one as identity_file in the device's file, or in "
+                "~/.ssh/config with IdentitiesOnly yes."
+            )
     for path in locked:
         tried.append(f"{path} (locked by a passphrase)")
         unlocked = _unlock(device, path)

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -31,7 +32,7 @@ _LEASE_S = 30.0
 # What the agent can refuse with, when it is not the device that fails but a check on it.
 _CHECKS = {
     "no_space", "hash_mismatch", "no_previous", "bad_model", "model_crashed", "out_of_memory", "bad_signature",
-    "replayed",
+    "replayed", "last_key",
 }  # fmt: skip
 _MISTAKES = {"bad_name", "unknown_model", "bad_key", "unknown_key"}
 _FOR_SETUP = {
@@ -101,6 +102,13 @@ class DeviceInfo:
         memory = round(self.memory_total_kb / (256 * 1024))
         what = [self.cpu, self.cores, memory, self.machine, self.os, self.kernel, self.firmware, self.governor]
         return hashlib.sha256(canonical_json(what).encode()).hexdigest()[:12]
+
+    @property
+    def possible(self) -> bool:
+        """Whether there can be such a device at all; what it says of itself is anybody's word."""
+        sizes_kb = (self.memory_total_kb, self.memory_available_kb, self.disk_free_kb)
+        python = re.fullmatch(r"3\.\d{1,3}([.+a-z].*)?", self.python)
+        return bool(python and self.bits in (32, 64) and self.cores > 0 and min(sizes_kb) >= 0)
 
     def runtime(self, package: str) -> RuntimeState:
         """How a runtime is doing there."""
@@ -212,6 +220,8 @@ class Agent:
                 self._info = from_mapping(DeviceInfo, self.call("hello", timeout_s=120), f"{self.device.name} says")
             except InputError as error:
                 raise DeviceError(f"The agent's answer makes no sense. {error}") from None
+            if not self._info.possible:
+                raise self._nonsense("hello", f"there is no such device: {str(self._info)[:300]}")
         return self._info
 
     def runtime_version(self, package: str) -> str:
@@ -253,9 +263,16 @@ class Agent:
         with self._sending:
             self._process.send(data)
 
+    def status(self) -> dict[str, Any]:
+        """What the device says of its state now; what it does not know is missing or None."""
+        status = self.call("status")
+        if not isinstance(status, dict):
+            raise self._nonsense("status", f"it sent {str(status)[:80]!r}, which is no table")
+        return status
+
     def health(self) -> str:
         """How busy, warm and fast the device is now, in a sentence; empty where it cannot be read."""
-        status = self.call("status")
+        status = self.status()
         parts = []
         for key, text in (
             ("cpu_percent", "its processor is {:.0f}% busy"),
@@ -342,7 +359,7 @@ class Agent:
     def _died(self, op: str, cause: DeviceError | None = None) -> DeviceError:
         why = "" if cause is None else f" {cause}"
         with contextlib.suppress(DeviceError):
-            last = [line.strip() for line in self._process.errors().strip().splitlines()[-3:]]
+            last = [line.strip()[:300] for line in self._process.errors().strip().splitlines()[-3:]]
             why += f" Its last words: {' | '.join(last)}" if last else ""
         kind = UnreachableError if isinstance(cause, UnreachableError) else DeviceError
         return kind(f"{self.device.name}: the agent ended while asked to {op}.{why}")
@@ -353,7 +370,7 @@ class Agent:
     def _refusal(self, op: str, error: Any) -> Exception:
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
             return self._nonsense(op, "neither a result nor an error")
-        kind, text = error.get("kind"), f"{self.device.name}: {error['message'][:2000].rstrip('.')}."
+        kind, text = error.get("kind"), f"{self.device.name}: {' '.join(error['message'][:2000].split()).rstrip('.')}."
         if kind == "not_active":
             return WentBackError(text)
         if kind in _CHECKS:

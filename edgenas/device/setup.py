@@ -139,7 +139,7 @@ def _remedy(error: str) -> str:
 
 def glibc(info: DeviceInfo) -> tuple[int, int] | None:
     """The version of the device's glibc, None where it has another C library."""
-    match = re.fullmatch(r"glibc (\d+)\.(\d+).*", info.libc)
+    match = re.fullmatch(r"glibc (\d{1,2})\.(\d{1,3})(\D.*)?", info.libc)
     return (int(match[1]), int(match[2])) if match else None
 
 

@@ -147,7 +147,6 @@ class _SshProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain()
-            del self._stderr[:-1_000_000]  # of a process that talks all day
             left = deadline - time.monotonic()
             self._channel.settimeout(max(0.01, min(1, left)))
             try:
@@ -174,6 +173,7 @@ class _SshProcess:
     def _drain(self) -> None:
         while self._channel.recv_stderr_ready():
             self._stderr += self._channel.recv_stderr(1 << 16)
+            del self._stderr[:-1_000_000]  # of a process that talks all day
 
     def errors(self) -> str:
         self._drain()
@@ -182,7 +182,10 @@ class _SshProcess:
     def finish(
         self, pieces: Iterator[bytes], sink: Callable[[bytes], object], timeout_s: float, argv: list[str]
     ) -> int:
-        """Feed it `pieces`, give its stdout to `sink`, and return its exit code (-1: killed by a signal)."""
+        """Feed it `pieces`, give its stdout to `sink`, and return its exit code (-1: killed by a signal).
+
+        What `pieces` and `sink` raise is theirs: a full disk of the host is no broken link.
+        """
         deadline = time.monotonic() + timeout_s
         pending: memoryview | None = memoryview(b"")
         while True:
@@ -197,10 +200,12 @@ class _SshProcess:
                 except OSError:
                     pending = None  # it ended without reading on; what it left is still to be read
             if self._channel.recv_ready():
-                data = self._channel.recv(1 << 16)
+                with self._link.border():
+                    data = self._channel.recv(1 << 16)
                 moved += len(data)
                 sink(self._after_mark(data))
-            self._drain()
+            with self._link.border():
+                self._drain()
             ended = self._channel.eof_received or self._channel.closed
             if ended and not self._channel.recv_ready() and not self._channel.recv_stderr_ready():
                 break
@@ -292,13 +297,16 @@ class SshConnection(Connection):
         return 0
 
     def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
-        with whole_file(local) as part:
-            with part.open("wb") as file:
-                argv = ["cat", "--", self.path(remote)]
-                sink = bounded(file.write, self.device, remote, largest_bytes)
-                code, stderr = self._finish(argv, timeout_s, iter([]), sink)
-            if code != 0:
-                raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(stderr)}.")
+        argv = ["cat", "--", self.path(remote)]
+        try:
+            with whole_file(local) as part:
+                with part.open("wb") as file:
+                    sink = bounded(file.write, self.device, remote, largest_bytes)
+                    code, stderr = self._finish(argv, timeout_s, iter([]), sink)
+                if code != 0:
+                    raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(stderr)}.")
+        except OSError as error:
+            raise InputError(f"{local} could not be written here: {error.strerror}.") from None
 
     def start(self, argv: list[str]) -> Process:
         return _SshProcess(self._open(), argv)
@@ -326,9 +334,7 @@ class SshConnection(Connection):
         link = self._open()
         process = _SshProcess(link, argv)
         try:
-            with link.border():
-                code = process.finish(pieces, sink, timeout_s, argv)
-            return code, process.errors()
+            return process.finish(pieces, sink, timeout_s, argv), process.errors()
         except BaseException:
             if not tidies_up:  # what does is let go, not killed
                 process.kill()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -106,6 +107,7 @@ def _of_study(prepared: Prepared, point: Point, file_precision: FilePrecision) -
         table=table,
         table_name=table_name,
         limits={n: v for n, v in files.as_mapping(settings.limits).items() if n.startswith("max_")},
+        coverage=settings.limits.coverage,
     )
 
 
@@ -200,7 +202,12 @@ def ship_bundle(
 
 
 def ship_to_fleet(
-    path: Path, pattern: str, name: str, rollout: Rollout, told: Callable[[Outcome], None] = lambda outcome: None
+    path: Path,
+    pattern: str,
+    name: str,
+    rollout: Rollout,
+    told: Callable[[Outcome], None] = lambda outcome: None,
+    interrupted: threading.Event | None = None,
 ) -> list[Outcome]:
     """Ship a bundle to all devices whose names match a pattern such as "pi-*"; see `ship_to_all`.
 
@@ -209,7 +216,7 @@ def ship_to_fleet(
     bundle = Bundle.load(path)
     return ship_to_all(
         bundle, chosen(pattern), name, rollout,
-        table_of=lambda device: _own_table(bundle, device, rollout.precision), told=told,
+        table_of=lambda device: _own_table(bundle, device, rollout.precision), told=told, interrupted=interrupted,
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def test_5_ship_roll_back_and_list(user: User):
     assert (model["name"], model["release"], model["previous"]) == ("digits", one, None)
     live = user.board.home / ".edgenas" / "models" / "digits" / "current" / "model.tflite"
     assert files.sha256(live) == bundle.manifest.files["model.tflite"]
-    assert user.gets("key", "distrust", "arm", key)["trusted"] == []
+    assert user.gets("key", "distrust", "arm", key, "--last")["trusted"] == []
 
 
 def crashing(user: User) -> Device:

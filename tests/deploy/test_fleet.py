@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -135,6 +136,11 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
     assert list(said["unreached"]) == [DEAD]
     done = types("deployed", "pi-1,pi-2", "--to-app", "com.example.app")
     assert (done.returncode, done.stdout) == (2, "") and "is no phone" in done.stderr
+    lost = {"name": "keyless", "identity_file": str(tmp_path / "gone")}
+    Device(**{**Device.load("pi-2").__dict__, **lost}).save()
+    done = types("deployed", "keyless,pi-1")
+    assert done.returncode == 3 and "pi-1" in done.stdout, "what is wrong with one hides none of the others"
+    assert "keyless: identity_file" in done.stderr and "does not exist" in done.stderr
     done = types("deployed", "pi-1,pi-2")
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if "pi-1" in line]
@@ -148,6 +154,30 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
         done = ships(*words, "--as", "digits")
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
+
+
+def test_interrupted_it_says_what_became_of_each(
+    fleet: Fleet, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    newer = rewritten(bundle, tmp_path)
+    argv = [sys.executable, "-c", "from edgenas.cli import main; main()", "ship", str(newer.folder), "--as", "digits"]
+    argv += ["--to", "pi-1,pi-2,pi-4", "--wave", "1", "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as shipping:
+        assert shipping.stderr is not None
+        assert any("pi-1: changed" in line for line in shipping.stderr)
+        shipping.send_signal(signal.SIGINT)
+        stdout, stderr = shipping.communicate(timeout=300)
+    assert shipping.returncode == 130, stderr
+    assert "stop at their next step" in stderr
+    ended = {one["device"]: one["state"] for one in json.loads(stdout)["devices"]}
+    assert ended.pop("pi-1") == "changed"
+    live = fleet.live()
+    for name, state in ended.items():
+        assert state == ("changed" if name in live else "interrupted")
+    assert ended["pi-4"] == "interrupted", "two shipments do not fit between a line and a signal"
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert set(fleet.live()) >= {"pi-1", "pi-2", "pi-4"}
 
 
 class Shipping:

@@ -327,6 +327,8 @@ def test_what_cannot_be_noted_is_taken_back(
     assert history.read_bytes() == before, "what did not come to pass is not history"
     full.unlink()
     assert live(phone) == bundle.manifest.release
+    kept = [path.name for path in (models(phone) / "digits" / "releases").iterdir()]
+    assert kept == [str(bundle.manifest.release)], "what never came to be live takes no room"
     assert ship(newer, device, "digits").active == newer.manifest.release
     full.touch()
     with pytest.raises(WentBackError, match=r"taken back: .*No space left on device"):

@@ -206,9 +206,14 @@ def test_keys_are_made_once_kept_private_and_taken_back(guarded: Guarded, keys: 
     second = keys("second")
     assert set(trust_key(guarded.device, second.public)) == {public.id, second.public.id}
     assert distrust_key(guarded.device, public.id) == [second.public.id] == trusted_keys(guarded.device)
+    with pytest.raises(CheckFailedError, match=rf"{second.public.id} is the only key that is trusted here.*--last"):
+        distrust_key(guarded.device, second.public.id)
+    assert trusted_keys(guarded.device) == [second.public.id], "it does not open by mistake"
     live = Bundle.load(next(tmp_path.glob("again-*")))
     with pytest.raises(CheckFailedError, match=f"this device trusts only {second.public.id}"):
         ship(live, guarded.device, "digits")
+    assert distrust_key(guarded.device, second.public.id, last=True) == []
+    assert ship(live, guarded.device, "digits").active == live.manifest.release
     (folder / "default.pem").chmod(0o644)
     with pytest.raises(InputError, match="Others can read the private key"):
         SigningKey.load()

@@ -13,6 +13,7 @@ from PIL import Image
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, Samples, deployed, rollback, ship, verify
+from edgenas.deploy.manifest import Gate, Manifest
 from edgenas.device import Agent, Device, Limits
 from edgenas.errors import CheckFailedError, InputError, UnreachableError
 from edgenas.latency.table import LatencyTable
@@ -154,28 +155,44 @@ def test_the_same_bundle_once_more_is_checked_and_nothing_else(local: Device, bu
     assert nothing_left_over(local)
 
 
-def test_a_bundle_of_two_precisions(local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+def of_two_precisions(bundle: Bundle, folder: Path, manifest: Manifest) -> Bundle:
+    """The same network with its float32 file (of other weights) beside the int8 one."""
     assert bundle.samples is not None
     content = convert(build_model(SMALL), "float32")
-    outputs = run_tflite(content, bundle.samples.images)
-    both = Bundle.write(
-        tmp_path / "both",
-        rewritten(bundle, tmp_path).manifest,
-        bundle.model_path.read_bytes(),
-        bundle.labels,
-        dataclasses.replace(bundle.samples, float_outputs=outputs),
-        float_model=content,
-    )
+    samples = dataclasses.replace(bundle.samples, float_outputs=run_tflite(content, bundle.samples.images))
+    model = bundle.model_path.read_bytes()
+    return Bundle.write(folder, manifest, model, bundle.labels, samples, float_model=content)
+
+
+def test_a_bundle_of_two_precisions(local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
+    both = of_two_precisions(bundle, tmp_path / "both", rewritten(bundle, tmp_path).manifest)
     assert both.precisions == ("int8", "float32")
     shipped = ship(both, local, "digits", precision="float32")
     assert shipped.agreement_on_device == 1.0
-    assert (models(local) / "digits" / "current" / "model.tflite").read_bytes() == content
+    released = (models(local) / "digits" / "current" / "model.tflite").read_bytes()
+    assert released == both.model_of("float32").read_bytes()
     assert verify(local, "digits", bundle=both, measure=False).agreement_on_device == 1.0
     record = deployed(local)[0].record
     assert record is not None and record["precision"] == "float32"
     assert record["test_accuracy"] == bundle.manifest.accuracy.float_test
     with pytest.raises(InputError, match="has no float32 model, only int8"):
         ship(bundle, local, "digits", precision="float32")
+
+
+def test_the_other_precision_is_held_to_the_studys_limits_too(
+    local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    asked = {"max_latency_ms": None, "max_model_kb": None, "max_arena_kb": bundle.manifest.predicted.arena_kb}
+    strict = of_two_precisions(bundle, tmp_path / "strict", rewritten(bundle, tmp_path, limits=asked).manifest)
+    with pytest.raises(
+        CheckFailedError, match=r"float32 model is over the limits of its study: arena_kb .*Nothing was"
+    ):
+        ship(strict, local, "digits", precision="float32")
+    assert not Path(local.folder).exists()
+    ship(strict, local, "digits")
+    waived = (*bundle.manifest.gates, Gate("limits", False, "too much", {}, allowed=True))
+    manifest = rewritten(bundle, tmp_path, limits=asked, gates=waived).manifest
+    ship(of_two_precisions(bundle, tmp_path / "waived", manifest), local, "digits", precision="float32")
 
 
 def test_private_samples_stay_out(local: Device, bundle: Bundle, tmp_path: Path) -> None:

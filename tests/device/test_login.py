@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.device import Device, connect, fetch_host_key, fingerprint, trust
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError
 from tests.board import Board, free_port
 
 
@@ -70,6 +70,29 @@ def test_a_wrong_key_is_refused_and_named(board: Board, monkeypatch: pytest.Monk
     wrong = dataclasses.replace(board.device(), identity_file=str(board.make_key("other")))
     with pytest.raises(DeviceError, match=r"refuses the login of .*Tried: .*other\. Put your public key"):
         _run(wrong)
+
+
+def test_a_server_that_hangs_up_after_too_many_keys_is_not_called_unreachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    with Board(tmp_path / "own") as board:
+        board.stop()
+        with (board.folder / "sshd_config").open("a") as config:
+            config.write("MaxAuthTries 2\n")
+        board.start()
+        wrong = [board.make_key(f"wrong{number}") for number in range(4)]
+        (tmp_path / "me" / ".ssh").mkdir(parents=True)
+        lines = ["Host 127.0.0.1", *(f"IdentityFile {path}" for path in [*wrong, board.user_key])]
+        (tmp_path / "me" / ".ssh" / "config").write_text("\n".join(lines) + "\n")
+        device = dataclasses.replace(board.device(), identity_file=None)
+        with pytest.raises(
+            DeviceError, match=r"closed the connection at the login .*wrong1.* IdentitiesOnly"
+        ) as caught:
+            _run(device)
+        assert not isinstance(caught.value, UnreachableError)
+        assert _run(board.device()) == "in"
 
 
 def test_identity_files_that_are_none(board: Board, tmp_path: Path):

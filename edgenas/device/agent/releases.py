@@ -95,7 +95,7 @@ def activate(
             sync(source)
             make_folder(final.parent)
             source.rename(final)
-            sync(final.parent)
+        sync(final.parent)  # an attempt that was cut may not have come to that
         before = live(model)
         if before == release:
             make_up(model, record)

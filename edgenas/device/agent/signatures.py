@@ -44,10 +44,17 @@ def trust_key(context: Context, key: str) -> dict[str, Any]:
     return {"key": name, "trusted": sorted(trusted_keys(context))}
 
 
-def distrust_key(context: Context, key: str) -> dict[str, Any]:
-    """Trust a key, given by its id, no more."""
-    if not isinstance(key, str) or not _ID.fullmatch(key) or key not in trusted_keys(context):
+def distrust_key(context: Context, key: str, last: bool = False) -> dict[str, Any]:
+    """Trust a key, given by its id, no more. Without the last one anything would be taken: that has to be asked for."""
+    trusted = trusted_keys(context)
+    if not isinstance(key, str) or not _ID.fullmatch(key) or key not in trusted:
         raise OperationError("unknown_key", f"{key!r} is not among the keys trusted here")
+    if list(trusted) == [key] and last is not True:
+        raise OperationError(
+            "last_key",
+            f"{key} is the only key that is trusted here: without it anything that comes whole would be taken. Trust "
+            "another key first, with edgenas key trust; or take the last one away with: edgenas key distrust --last",
+        )
     (_folder(context) / f"{key}.pub").unlink()
     sync(_folder(context))
     return {"key": key, "trusted": sorted(trusted_keys(context))}

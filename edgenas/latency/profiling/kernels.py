@@ -94,9 +94,12 @@ def kernels_in(
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 connection.run(["rm", "-rf", folder])
     try:
-        return files.from_mapping(Kernels, answer, f"{device.name} says")
+        found = files.from_mapping(Kernels, answer, f"{device.name} says")
     except InputError as error:
         raise DeviceError(f"The agent's answer to kernels makes no sense. {error}") from None
+    if found.total_us < 0 or any(kernel.us < 0 or kernel.count < 1 for kernel in found.kernels):
+        raise DeviceError(f"{device.name}: the agent's answer to kernels has times or counts that cannot be.")
+    return found
 
 
 def refuse_silent(runtime: str) -> None:

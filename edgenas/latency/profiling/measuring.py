@@ -160,11 +160,13 @@ def _check(answer: dict[str, Any], runs: int) -> None:
     try:
         times = np.array([*answer["times_us"], answer["first_us"], answer["load_us"], *answer["reference_us"]], float)
         good = len(answer["times_us"]) == len(answer["lost"]) == runs and len(answer["reference_us"]) > 1
-        good = good and 0 <= float(answer["away"]) <= 1 and 0 <= float(answer["late"]) <= 1
-    except (KeyError, TypeError, ValueError):
+        shares = np.array([*answer["lost"], answer["away"], answer["late"]], float)
+        good = good and bool(((shares >= 0) & (shares <= 1)).all())
+        good = good and 0 <= int(answer["peak_rss_growth_kb"]) < 1 << 40
+    except (KeyError, TypeError, ValueError, OverflowError):
         good, times = False, np.empty(0)
     if not (good and np.isfinite(times).all() and (times > 0).all()):
-        raise DeviceError("The device reported times that no clock gives; nothing was kept.")
+        raise DeviceError("The device reported times or sizes that cannot be; nothing was kept.")
 
 
 def _moved(answer: dict[str, Any]) -> float:
