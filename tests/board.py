@@ -99,7 +99,7 @@ class Board:
         log = self.folder / "sshd.log"
         argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
         self._process = subprocess.Popen([*self._prefix, *argv])
-        for _ in range(100):
+        for _ in range(600):
             with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as greeted:
                 if greeted.recv(4) == b"SSH-":
                     return

@@ -20,11 +20,12 @@ from pathlib import Path
 import edgenas.files as files
 
 path = Path(sys.argv[1])
-print("ready", flush=True)
 turn = 0
 while True:
     turn += 1
     files.write_atomically(path, str(turn % 10) * 300_000)
+    if turn == 1:
+        print("ready", flush=True)
 """
 
 

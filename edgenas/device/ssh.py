@@ -147,6 +147,7 @@ class _SshProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain()
+            del self._stderr[:-1_000_000]  # of a process that talks all day
             left = deadline - time.monotonic()
             self._channel.settimeout(max(0.01, min(1, left)))
             try:
@@ -173,7 +174,6 @@ class _SshProcess:
     def _drain(self) -> None:
         while self._channel.recv_stderr_ready():
             self._stderr += self._channel.recv_stderr(1 << 16)
-            del self._stderr[:-1_000_000]  # of a process that talks all day
 
     def errors(self) -> str:
         self._drain()

@@ -102,7 +102,7 @@ def _search(data: str, cwd: Path, code: int, said: str) -> None:
 
 def test_a_class_folder_with_one_image(tmp_path: Path):
     _images(tmp_path / "data", {"a": 20, "b": 1})
-    _search("data", tmp_path, 2, "b")
+    _search("data", tmp_path, 2, "'b' has 1 image")
 
 
 def test_a_file_that_is_no_image(tmp_path: Path):

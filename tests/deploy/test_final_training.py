@@ -124,7 +124,7 @@ def test_the_test_split_is_opened_for_a_second_candidate_only_if_that_is_said(fi
 
 
 def test_killed_in_the_middle_it_goes_on_from_the_last_epoch(digits: Dataset, final: Final, tmp_path: Path) -> None:
-    epochs = 12
+    epochs = 30
     ledger = Ledger(tmp_path / "ledger.jsonl")
     argv = [sys.executable, "-c", _TRAIN, str(tmp_path), str(SMALL), str(digits.folder), str(epochs)]
     process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})

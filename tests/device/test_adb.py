@@ -166,7 +166,7 @@ def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
             process.receive(0.2)
         assert Path(f"/proc/{pid}").exists()
         process.close()
-        for _ in range(50):
+        for _ in range(300):
             if not Path(f"/proc/{pid}").exists():
                 return
             time.sleep(0.1)

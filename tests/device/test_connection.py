@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgenas.device import Connection, Device, connect
@@ -53,11 +54,13 @@ def test_commands_start_at_home(connection: Connection):
 
 def test_a_command_that_takes_too_long_is_stopped(connection: Connection, tmp_path: Path):
     start = time.monotonic()
-    with pytest.raises(DeviceError, match="not done after 1 s"):
-        connection.run(["sh", "-c", 'sleep 4; echo alive > "$1"', "sh", str(tmp_path / "sign")], timeout_s=1)
-    assert time.monotonic() - start < 3
-    time.sleep(4)
-    assert not (tmp_path / "sign").exists(), "the command went on"
+    with pytest.raises(DeviceError, match="not done after 5 s"):
+        connection.run(["sh", "-c", 'echo $$ > "$1"; sleep 300; exit 3', "sh", str(tmp_path / "pid")], timeout_s=5)
+    assert time.monotonic() - start < 100
+    pid = int((tmp_path / "pid").read_text())
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - start < 100, "the command goes on"
+        time.sleep(0.1)
 
 
 def test_files_go_there_and_back(connection: Connection, tmp_path: Path):
@@ -160,6 +163,7 @@ def test_a_link_cut_in_mid_upload_leaves_the_old_file(board: Board, tmp_path: Pa
         with pytest.raises(DeviceError, match="the link broke"):
             connection.put(source, str(target))
         assert target.read_text() == "old"
+        assert _settled(target.parent) == ["target"]
         proxy.cut_after = None
         connection.put(source, str(target))  # it opens a new link by itself
         assert target.read_bytes() == source.read_bytes()
@@ -168,7 +172,7 @@ def test_a_link_cut_in_mid_upload_leaves_the_old_file(board: Board, tmp_path: Pa
 
 def _settled(folder: Path) -> list[str]:
     """The names in a folder once the server has noticed the end of the link."""
-    for _ in range(50):
+    for _ in range(300):
         if not list(folder.glob("*.part")):
             break
         time.sleep(0.1)
@@ -186,5 +190,5 @@ def test_a_link_that_falls_silent_is_noticed(board: Board, tmp_path: Path):
         start = time.monotonic()
         with pytest.raises(DeviceError, match="the link broke: nothing heard for 12 s"):
             connection.put(source, str(tmp_path / "target"))
-        assert time.monotonic() - start < 18
+        assert time.monotonic() - start < 60
     assert not (tmp_path / "target").exists()

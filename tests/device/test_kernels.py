@@ -54,7 +54,8 @@ def test_the_kernels_of_a_layer_add_up_to_its_latency(
         model = layers[name, precision]
         with open_agent(local) as agent:
             latency_us = float(np.median(agent.call("single", model=model, runs=100)["times_us"]))
-            answer = agent.call("kernels", model=model, runs=100)
+            answers = [agent.call("kernels", model=model, runs=100) for _ in range(3)]
+            answer = min(answers, key=lambda answer: answer["total_us"])  # means: one interruption spoils one of them
         assert answer["runs"] == 100
         assert answer["runtime_version"] in _CHECKED
         found = by_name(answer)
@@ -74,7 +75,12 @@ def test_it_shows_why_a_block_is_slow(local: Connection, layers: dict[tuple[str,
     """What a table cannot say: a 7x7 depthwise left the fast kernels, int8 hard-swish left XNNPACK."""
     with open_agent(local) as agent:
         small, large, float_swish, swish = (
-            by_name(agent.call("kernels", model=layers[key], runs=20))
+            by_name(
+                min(
+                    (agent.call("kernels", model=layers[key], runs=20) for _ in range(3)),
+                    key=lambda answer: answer["total_us"],
+                )
+            )
             for key in (
                 ("k3_relu6", "int8"), ("k7_relu6", "int8"), ("k3_hardswish", "float32"), ("k3_hardswish", "int8"),
             )
@@ -113,7 +119,7 @@ def test_threads_no_gpu_and_a_model_that_kills_its_process(
     seen: dict[str, Any] = {}
 
     def look_and_kill(line: dict[str, Any]) -> None:
-        if line["run"] > 0:
+        if line["run"] > 0 and not seen:
             child = psutil.Process(agent.info.pid).children()[0]
             seen["threads"] = child.num_threads()
             seen["libraries"] = Path(f"/proc/{child.pid}/maps").read_text()

@@ -131,7 +131,7 @@ def test_a_locked_key_works_through_the_agent_only_without_a_terminal(
     address = tmp_path / "agent"
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL)
     try:
-        for _ in range(50):
+        for _ in range(600):
             if address.exists():
                 break
             time.sleep(0.05)

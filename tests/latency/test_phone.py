@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgenas.errors import CheckFailedError, DeviceError, InputError, TooSlowError, UnreachableError
+from edgenas.latency.profiling import measuring, phone_measuring
 from edgenas.latency.profiling import phone as phones
-from edgenas.latency.profiling import phone_measuring
 from edgenas.latency.profiling.benchmark_output import Benchmark, Timing
 from edgenas.latency.profiling.explaining import explain_layer
 from edgenas.latency.profiling.measuring import measure_file
@@ -152,7 +152,7 @@ def test_benchmark_model_that_talks_nonsense_is_refused_in_one_line(make_phone: 
 def test_a_model_that_hangs_or_is_told_nonsense_of_costs_itself_alone(
     make_phone: Make, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(phones, "HANGS_S", 3)
+    monkeypatch.setattr(phones, "HANGS_S", 10)
     phone = make_phone(style="canned")
     models = [tmp_path / name for name in ("good", "hangs", "odd", "odd-once")]
     for model in models:
@@ -211,6 +211,7 @@ def test_a_delegate_that_takes_nothing_is_not_measured_under_its_name(
 @pytest.mark.slow
 def test_measure(make_phone: Make, project: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(phone_measuring, "LONGEST_WAIT_S", 0.5)
+    monkeypatch.setattr(measuring, "MOST_MOVED", 1.0)  # six processes of 0.1 s each
     odd = tmp_path / "-$(touch canary) 'it'\nis.tflite"
     odd.write_bytes(model.read_bytes())
     phone = make_phone(style="percentiles")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from edgenas.latency.profiling.profiler import profile, table_name
 from edgenas.latency.table import LatencyTable
 from edgenas.model import MODELS, ConversionPool
 from tests.board import Board
-from tests.latency.conftest import SPACE, WITHOUT_XNNPACK, WRONG, Peace
+from tests.latency.conftest import SPACE, WITHOUT_XNNPACK, Peace, certificate
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,10 @@ def about_right(table: LatencyTable, peace: Peace) -> None:
     assert len(peace.strays(shares, weighty)) < len(weighty) / 2
 
 
-def test_a_quiet_profile(quiet: LatencyTable, small_plan: Plan):
+def test_a_quiet_profile(quiet: LatencyTable, peace: Peace, small_plan: Plan):
+    def good(summary: dict[str, float]) -> bool:  # a busy machine has a noise floor of 10%
+        return summary["within_10_percent"] >= 1 / 2 and 0 < summary["noise_floor"] < 0.25
+
     assert quiet.source == "measured"
     assert len(quiet.entries) == len(small_plan.layers)
     assert all((entry.cold_us or 0) >= entry.us for entry in quiet.entries.values())
@@ -94,8 +98,9 @@ def test_a_quiet_profile(quiet: LatencyTable, small_plan: Plan):
     summary = quiet.certificate_summary()
     assert summary is not None
     assert summary["networks"] == 6
-    assert summary["within_10_percent"] >= 1 / 2  # a busy machine has a noise floor of 10%
-    assert 0 < summary["noise_floor"] < 0.25
+    if not good(summary):  # the machine changed in the middle
+        summary = peace.measure().certificate_summary()
+    assert summary is not None and good(summary)
     low, high = quiet.interval_ms(small_plan.certificate)
     assert (low < high).all()
 
@@ -234,27 +239,31 @@ def test_what_another_table_knows_is_not_measured_again(
 ):
     monkeypatch.setattr(adopting, "LEAST_LAYERS", 10)
     monkeypatch.setattr(adopting, "PROBES", 5)
-    # Five small layers wander more than twelve of every size; 1.3 times the truth (below) is still told.
-    monkeypatch.setattr(adopting, "MOST_SHIFT", WRONG)
-    monkeypatch.setattr(adopting, "MOST_SPREAD", 0.25)
+    # Five small layers wander more than twelve of every size; twice the truth (below) is still told.
+    monkeypatch.setattr(adopting, "MOST_SHIFT", 0.3)
+    monkeypatch.setattr(adopting, "MOST_SPREAD", 0.4)
+    name, tables = table_name(local(project), SPACE, "int8", 1), project / "latency_tables"
     first = profile(local(project), SPACE, "int8", plan=small_plan)
-    name = table_name(local(project), SPACE, "int8", 1)
+    # Its own certificate is of six networks alone: on a busy machine it may fail, and then nothing is taken from it.
+    first = dataclasses.replace(first, certificate=certificate([0.01] * 10))
+    first.save(tables / f"{name}.json")
     assert find_donor(first.identity, small_plan.layers, (), own=name) is None, "who makes it again wants other figures"
-    (project / "latency_tables" / f"{name}.json").rename(project / "latency_tables" / "earlier.json")
+    (tables / f"{name}.json").rename(tables / "earlier.json")
     other = dataclasses.replace(small_plan, reference=small_plan.networks[3])
     table = profile(local(project), SPACE, "int8", plan=other)
     assert table.provenance["adopted_from"] == "earlier"
     assert table.provenance["adopted"] == len(small_plan.layers) - 5
     assert table.reference[0] == str(other.reference)
-    for layer, entry in table.entries.items():
-        if first.entries[layer].us > 0.02 * first.reference[1]:
-            assert abs(entry.us / first.entries[layer].us - 1) < WRONG
-    right(dataclasses.replace(table, reference=(first.reference[0], first.reference[1])))
+    # All but the probes are what they were, at the speed that the first reference has now.
+    ratios = [entry.us / first.entries[layer].us for layer, entry in table.entries.items()]
+    now = statistics.median(ratios)
+    assert sum(abs(ratio / now - 1) > 1e-3 for ratio in ratios) <= 5
+    right(dataclasses.replace(table, reference=(first.reference[0], first.reference[1] * now)))
 
     # The same table, but as if the device had been another one: its probes give it away.
-    moved = {x: dataclasses.replace(entry, us=entry.us * 1.3) for x, entry in first.entries.items()}
-    dataclasses.replace(first, entries=moved).save(project / "latency_tables" / "earlier.json")
-    (project / "latency_tables" / f"{name}.json").unlink()
+    moved = {x: dataclasses.replace(entry, us=entry.us * 2) for x, entry in first.entries.items()}
+    dataclasses.replace(first, entries=moved).save(tables / "earlier.json")
+    (tables / f"{name}.json").unlink()
     table = profile(local(project), SPACE, "int8", plan=other)
     assert (table.provenance["adopted"], table.provenance["adopted_from"]) == (0, None)
 

@@ -354,11 +354,12 @@ from edgenas.latency.table import LatencyTable
 
 path = Path(sys.argv[1])
 table = LatencyTable.load(path)
-print("ready", flush=True)
 turn = 0
 while True:
     turn += 1
     dataclasses.replace(table, provenance={"turn": turn}).save(path)
+    if turn == 1:
+        print("ready", flush=True)
 """
 
 
