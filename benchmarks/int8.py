@@ -10,6 +10,7 @@ function in float, but most of its channels vanish in int8. Prints a table and w
 import argparse
 import contextlib
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,9 @@ def main() -> None:
     lines.sort(key=lambda line: NAMES.index(line["name"]))
     show(lines)
     out.write_text(json.dumps({"close": CLOSE, "spread": SPREAD, "networks": lines}, indent=1) + "\n")
+    far = [line["name"] for line in lines if line["name"] != SPOILED and line["test_repaired"]["loss"] > CLOSE]
+    if far:
+        sys.exit(f"further than {100 * CLOSE:g} points from float32: {', '.join(far)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Classify pictures on a device with its live model: python classify.py ~/.edgenas/models/tools PICTURE...
 
+For pictures of 8 bits a channel; what is transparent in them is black, as in training.
+
 Needs numpy, Pillow, a TFLite runtime (ai-edge-litert or tflite-runtime), and live_model.py beside it.
 """
 
@@ -30,7 +32,9 @@ class Classifier:
 
     def pixels(self, picture: Path) -> np.ndarray:
         """[height, width, channels] raw pixels, 0-255."""
-        image = ImageOps.exif_transpose(Image.open(picture)).convert("L" if self.channels == 1 else "RGB")
+        image = ImageOps.exif_transpose(Image.open(picture)).convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image).convert("L" if self.channels == 1 else "RGB")
         bring = {"pad": ImageOps.pad, "crop": ImageOps.fit, "fit": Image.Image.resize}[self.policy]
         sized = bring(image, (self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(sized).reshape(self.height, self.width, self.channels)

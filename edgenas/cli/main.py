@@ -25,7 +25,8 @@ def cli() -> None:
     """Finds the most accurate network on your data within what your device can run, proves it there, ships it.
 
     \b
-    Exit codes: 0 done; 2 bad input; 3 device unreachable or refused; 4 a check failed; 130 interrupted.
+    Exit codes: 0 done; 1 a fault of EdgeNAS itself; 2 bad input; 3 device unreachable or refused;
+                4 a check failed; 130 interrupted.
     """
 
 

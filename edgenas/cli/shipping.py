@@ -186,7 +186,7 @@ def _before(shipped: Any) -> str:
 def rollback(device: str, name: str, to: int | None, to_app: str | None, as_json: bool) -> None:
     """Make the release of model NAME live that was live before.
 
-    Cut anywhere, the same command goes back to the same release.
+    Cut anywhere, the same command goes back to the same release: on a board; on a phone if it was cut before its note.
 
     \b
     Example: edgenas rollback pi shoes

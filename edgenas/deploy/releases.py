@@ -32,7 +32,9 @@ def deployed(device: Device, *, to_app: str | None = None) -> list[Deployed]:
 
 
 def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | None = None) -> RolledBack:
-    """Make an earlier release the live one again. Cut anywhere, the same call goes back to the same release.
+    """Make an earlier release the live one again.
+
+    Cut anywhere, the same call goes back to the same release on a board; on a phone where it was cut before its note.
 
     Args:
         to: a release that the device still keeps; None: the one that was live before.

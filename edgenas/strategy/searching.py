@@ -59,7 +59,7 @@ def prepare(settings: Settings) -> Prepared:
 
 
 def load_inputs(settings: Settings) -> Inputs:
-    """Load what a study needs, and write nothing.
+    """Load what a study needs, and begin no study; decoded images are kept.
 
     Raises:
         InputError: bad data, no fitting table, a name that is taken, limits that no network keeps.

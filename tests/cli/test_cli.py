@@ -81,9 +81,9 @@ def test_unknown_key_in_a_device_file(tmp_path: Path):
 
 def test_no_table_says_which_command_makes_one(tmp_path: Path):
     said = "Make one: edgenas profile local --space tiny --input 8x8x1"
-    refused(
-        2, said, "search", "--study", "s", "--data", "digits", "--device", "local", "--input", "8x8x1", cwd=tmp_path
-    )
+    words = ("search", "--study", "s", "--data", "digits", "--device", "local", "--input", "8x8x1")
+    refused(2, said, *words, cwd=tmp_path)
+    refused(2, f"{said} --precision int8 --threads 1 --activation relu", *words, "--activation", "relu", cwd=tmp_path)
 
 
 def _images(folder: Path, counts: dict[str, int]) -> None:

@@ -138,6 +138,15 @@ def test_what_arrives_with_other_content_is_refused(phone: LabPhone, tmp_path: P
     assert list(folder.iterdir()) == []
 
 
+def test_a_phone_that_sends_more_than_it_said_does_not_fill_the_hosts_disk(make_phone: Make, tmp_path: Path):
+    phone = make_phone(style="canned")
+    (tmp_path / "long").write_bytes(os.urandom(3_000_000))
+    phone.replace("wc", "echo 10")
+    with connect(phone.device()) as connection, pytest.raises(DeviceError, match="at most 1000 bytes, received more"):
+        connection.get(str(tmp_path / "long"), tmp_path / "back", largest_bytes=1000)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["long"]
+
+
 def test_odd_answers_are_refused_in_one_line(make_phone: Make, tmp_path: Path):
     """No number that a phone says ends in a traceback."""
     phone = make_phone()

@@ -1,6 +1,7 @@
 """The agent: its conversation, models it can lose, and its end."""
 
 import ast
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -288,6 +290,31 @@ def test_an_answer_is_not_believed_unchecked(local: Connection, said: str, messa
     process = local.start(["sh", "-c", 'read line; echo "$1"; read line', "sh", said])
     with Agent(local, process) as agent, pytest.raises(DeviceError, match=message):
         _ = agent.info
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"python": "3.x"}, {"python": "2.7.1"}, {"bits": 7}, {"cores": 0}, {"memory_total_kb": -1}]
+)
+def test_a_device_that_cannot_be_is_refused(local: Connection, wrong: dict[str, Any]):
+    with open_agent(local) as agent:
+        said = dataclasses.asdict(agent.info) | wrong
+    line = json.dumps({"id": 1, "ok": True, "result": said})
+    process = local.start(["sh", "-c", 'read line; echo "$1"; read line', "sh", line])
+    with Agent(local, process) as agent, pytest.raises(DeviceError, match="makes no sense: there is no such device"):
+        _ = agent.info
+
+
+def test_no_states_and_refusals_of_many_lines(local: Connection):
+    for said, message in (
+        ({"ok": True, "result": ["busy"]}, "makes no sense: .* no table"),
+        (
+            {"ok": False, "error": {"kind": "x", "message": "edgenas:\nall is well.\n"}},
+            r"^here: edgenas: all is well\.$",
+        ),
+    ):
+        process = local.start(["sh", "-c", 'read line; printf "%s\\n" "$1"; read line', "sh", json.dumps({"id": 1, **said})])
+        with Agent(local, process) as agent, pytest.raises(DeviceError, match=message):
+            agent.status()
 
 
 def test_silence_death_and_refusal_are_told_apart(connection: Connection):

@@ -24,6 +24,25 @@ def model(project: Path, small_plan: Plan) -> Path:
         return pool.path(small_plan.reference)
 
 
+GOOD = {
+    "times_us": [5.0, 6.0], "lost": [False, True], "reference_us": [9.0, 9.0], "first_us": 9.0, "load_us": 3.0,
+    "away": 0.0, "late": 0.0, "peak_rss_growth_kb": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"times_us": [5.0, -6.0]}, {"lost": [False, -7e15]}, {"lost": [None, False]}, {"away": 2.0},
+        {"peak_rss_growth_kb": -1}, {"peak_rss_growth_kb": None}, {"peak_rss_growth_kb": 1e30}, {"load_us": "x"},
+    ],
+)  # fmt: skip
+def test_what_no_device_measures_is_refused(wrong: dict[str, object]) -> None:
+    measuring._check(GOOD, 2)
+    with pytest.raises(DeviceError, match="times or sizes that cannot be"):
+        measuring._check(GOOD | wrong, 2)
+
+
 def here(project: Path) -> Device:
     return Device("here", "local:", folder=str(project / "work"))
 

@@ -113,6 +113,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-OPERATIONS = {"want": want, "forget": forget}

@@ -37,7 +37,7 @@ def measure_on_phone(
         as `measure_file`, but `p90`, `p99` and `away` are None: benchmark_model does not tell them. `first` and
         `load_ms` are the middle of the processes', `peak_rss_growth_kb` the largest, None where it is not told, and
         `interrupted` the share of the processes with inferences that took far longer than the others. `delegated`:
-        whether the delegate took "all", "partial" or "none" of the model, None where benchmark_model does not say.
+        whether the delegate took "full", "partial" or "none" of the model, None where benchmark_model does not say.
 
     Raises:
         CheckFailedError: it is no valid model, or kills its process.

@@ -8,6 +8,8 @@ from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.latency.table.certificate import Quality
 from edgenas.space import MobileSpace
 
+_COVERED_CLASSES = 1000  # every table has classifiers for fewer
+
 
 @dataclass(frozen=True)
 class Backing:
@@ -97,8 +99,10 @@ def find_table(
     if fitting:
         raise InputError(f"More than one latency table fits: {', '.join(fitting)}. Choose one with --table.")
     shape = "x".join(map(str, space.input_shape))
+    classes = f" --classes {space.classes}" if space.classes > _COVERED_CLASSES else ""
+    activation = f" --activation {space.activation}" if space.activation != "relu6" else ""
     raise InputError(
         f"No latency table fits {device.name}, {space.name} at {shape}, {precision}, {threads} thread(s). Make one: "
         f"edgenas profile {device.name} --space {space.name} --input {shape} --precision {precision} "
-        f"--threads {threads}" + (f" ({' '.join(unreadable)})" if unreadable else "")
+        f"--threads {threads}{classes}{activation}" + (f" ({' '.join(unreadable)})" if unreadable else "")
     )
