@@ -312,7 +312,8 @@ def test_no_states_and_refusals_of_many_lines(local: Connection):
             r"^here: edgenas: all is well\.$",
         ),
     ):
-        process = local.start(["sh", "-c", 'read line; printf "%s\\n" "$1"; read line', "sh", json.dumps({"id": 1, **said})])
+        line = json.dumps({"id": 1, **said})
+        process = local.start(["sh", "-c", 'read line; printf "%s\\n" "$1"; read line', "sh", line])
         with Agent(local, process) as agent, pytest.raises(DeviceError, match=message):
             agent.status()
 
