@@ -160,7 +160,7 @@ def test_a_model_that_hangs_or_is_told_nonsense_of_costs_itself_alone(
     with PhoneBench(phone.device(), 1) as bench:
         rounds = bench.measure(models, models[0])
         assert [ratio is not None for ratio in rounds.ratios] == [True, False, False, True]
-        assert "had not ended after 3 s" in rounds.failed[1]
+        assert "had not ended after 10 s" in rounds.failed[1]
         assert "makes no sense" in rounds.failed[2]
         with pytest.raises(DeviceError, match=r"reference model does not run on the phone: .* makes no sense"):
             bench.measure(models[:1], models[2])
