@@ -35,7 +35,7 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
     /** The names of the classes. */
     val labels: List<String> = String(checked("labels.txt")).trimEnd('\n').split('\n')
 
-    private val model = checked(MODEL)
+    private val model = checked("model.tflite")
     private val interpreter =
         Interpreter(direct(model.size).apply { put(model) }, Interpreter.Options().setNumThreads(threads))
     private val input = interpreter.getInputTensor(0)
@@ -61,7 +61,7 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
         val content = read(file).use { it.readBytes() }
         val hash = MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
         val files = manifest.getJSONObject("files")
-        val named = files.keys().asSequence().filter { it == file || (file == MODEL && it.startsWith("model_")) }
+        val named = files.keys().asSequence().filter { it == file || (file == "model.tflite" && it.startsWith("model_")) }
         val expected = named.map { files.getString(it) }.toList()
         check(hash in expected) { "$file is not what the manifest says: expected $expected, received $hash" }
         return content
@@ -109,8 +109,6 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
     private fun direct(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 
     private companion object {
-        const val MODEL = "model.tflite"
-
         /** The release that is live now: where the link `current` leads, or what the file of that name says. */
         fun live(folder: File): File = File(folder, "current").let {
             if (it.isDirectory) it.canonicalFile else File(folder, it.readText().trim())

@@ -13,6 +13,7 @@ import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, export
+from edgenas.deploy.bundle import FLOAT_MODEL
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data.images import Policy
 from edgenas.latency.memory import arena_kb
@@ -94,7 +95,10 @@ def test_the_kotlin_example_asks_for_what_is_there(bundle: Bundle, tmp_path: Pat
     manifest = json.loads((tmp_path / "out" / "assets" / "edgenas" / "shoes" / "manifest.json").read_text())
     assert code.count("manifest.get") == 2
     policy, hashes = re.findall(r'manifest((?:\.get\w+\((?:"\w+"|file)\))+)', code)
-    (outer, inner), (hashes_of, _) = (re.findall(r'\("?(\w+)"?\)', keys) for keys in (policy, hashes))
+    (outer, inner), (hashes_of,) = (re.findall(r'\("?(\w+)"?\)', keys) for keys in (policy, hashes))
+    # A bundle of two precisions: the other file's name, as `ship --precision float32 --to-app` finds it in the manifest.
+    (prefix,) = re.findall(r'it\.startsWith\("(\w+)"\)', code)
+    assert FLOAT_MODEL.startswith(prefix)
     assert f'"{manifest[outer][inner]}" ->' in code
     assert all(manifest[hashes_of][file] == files.sha256(bundle.folder / file) for file in checked)
     assert re.findall(r'^ +"(\w+)" ->', code, re.MULTILINE) == list(get_args(Policy))
