@@ -96,7 +96,7 @@ def test_the_kotlin_example_asks_for_what_is_there(bundle: Bundle, tmp_path: Pat
     assert code.count("manifest.get") == 2
     policy, hashes = re.findall(r'manifest((?:\.get\w+\((?:"\w+"|file)\))+)', code)
     (outer, inner), (hashes_of,) = (re.findall(r'\("?(\w+)"?\)', keys) for keys in (policy, hashes))
-    # A bundle of two precisions: the other file's name, as `ship --precision float32 --to-app` finds it in the manifest.
+    # The other precision of a bundle, as `ship --precision float32 --to-app` finds it in the manifest.
     (prefix,) = re.findall(r'it\.startsWith\("(\w+)"\)', code)
     assert FLOAT_MODEL.startswith(prefix)
     assert f'"{manifest[outer][inner]}" ->' in code
