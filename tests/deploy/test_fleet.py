@@ -156,6 +156,7 @@ def test_on_the_command_line(fleet: Fleet, bundle: Bundle, rewritten: Rewritten,
         assert message in done.stderr
 
 
+@pytest.mark.long
 def test_interrupted_it_says_what_became_of_each(
     fleet: Fleet, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_benchmark_model_that_talks_nonsense_is_refused_in_one_line(make_phone: 
     assert not (phone.home / "edgenas" / "bench").exists()
 
 
+@pytest.mark.long
 def test_a_model_that_hangs_or_is_told_nonsense_of_costs_itself_alone(
     make_phone: Make, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ):
