@@ -119,17 +119,9 @@ def ship_to_all(
     Returns:
         one outcome a device, in their order.
     """
-    bundle.model_of(rollout.precision or bundle.manifest.precision)
-    for device in devices:
-        refuse_app(device, rollout.to_app)
-    tables = {device.name: table_of(device) for device in devices}
-    for table in [None, *tables.values()]:
-        files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread
-    outcomes: dict[str, Outcome] = {}
+    tables = _tables(bundle, devices, rollout, table_of)
     stopping = interrupted or threading.Event()
-
-    def one(device: Device) -> Outcome:
-        return _ship(bundle, device, name, tables[device.name], rollout, stopping)
+    outcomes: dict[str, Outcome] = {}
 
     def note(outcome: Outcome) -> None:
         outcomes[outcome.device] = outcome
@@ -137,18 +129,18 @@ def ship_to_all(
 
     def take(wave: Sequence[Device]) -> None:
         with ThreadPoolExecutor(max(1, len(wave))) as hands:
-            for outcome in hands.map(one, wave):
+            for outcome in hands.map(
+                lambda device: _ship(bundle, device, name, tables[device.name], rollout, stopping), wave
+            ):
                 note(outcome)
 
     def stop(most: int) -> str:
-        failed = sum(outcome.state in ("failed", "rolled back") for outcome in outcomes.values())
+        failed = _count(outcomes, "failed", "rolled back")
         return "not tried" if stopping.is_set() else f"stopped after {failed} failed" if failed > most else ""
 
-    def well() -> int:
-        return sum(outcome.state in ("changed", "would change", "ok") for outcome in outcomes.values())
-
     waiting = list(devices)
-    while waiting and well() < rollout.canary and not stop(0):  # a canary that is off is none
+    # A canary that is off is none.
+    while waiting and _count(outcomes, "changed", "would change", "ok") < rollout.canary and not stop(0):
         take([waiting.pop(0)])
     why = stop(0)
     while waiting and not why:
@@ -160,7 +152,24 @@ def ship_to_all(
     return [outcomes[device.name] for device in devices]
 
 
-class _InterruptedError(Exception):
+def _tables(
+    bundle: Bundle, devices: Sequence[Device], rollout: Rollout, table_of: TableOf
+) -> dict[str, LatencyTable | None]:
+    """The table of each device, by name; what cannot be shipped there at all is refused before any is tried."""
+    bundle.model_of(rollout.precision or bundle.manifest.precision)
+    for device in devices:
+        refuse_app(device, rollout.to_app)
+    tables = {device.name: table_of(device) for device in devices}
+    for table in [None, *tables.values()]:
+        files_beside(table, [] if table is None else anchors_of(table))  # converted once, not by each thread
+    return tables
+
+
+def _count(outcomes: dict[str, Outcome], *states: State) -> int:
+    return sum(outcome.state in states for outcome in outcomes.values())
+
+
+class _StoppedError(Exception):
     """Raised between two steps of a shipment."""
 
 
@@ -178,14 +187,14 @@ def _ship(
         nonlocal reached
         reached = True
         if stopping.is_set():
-            raise _InterruptedError
+            raise _StoppedError
 
     try:
         shipped = ship(
             bundle, device, name, table=table, precision=rollout.precision, keep=rollout.keep, to_app=rollout.to_app,
             dry_run=rollout.dry_run, progress=progress,
         )  # fmt: skip
-    except _InterruptedError:
+    except _StoppedError:
         return Outcome(device.name, "interrupted", "stopped before the switch")
     except UnreachableError as error:  # lost on the way: perhaps the model brought it down
         return Outcome(device.name, "failed" if reached else "off", str(error))

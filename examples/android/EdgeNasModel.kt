@@ -56,7 +56,7 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
 
     override fun close() = interpreter.close()
 
-    /** A file whose SHA-256 is the manifest's. A bundle may hold its network in two precisions: the model is one of them. */
+    /** A file whose SHA-256 is the manifest's. A bundle may have its network in two precisions: the model is one. */
     private fun checked(file: String): ByteArray {
         val content = read(file).use { it.readBytes() }
         val hash = MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }

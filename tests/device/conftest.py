@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgenas.device import Connection, Device, connect
@@ -13,6 +15,7 @@ from tests.board import Board
 
 _MAKE_MODELS = """
 import sys
+import time
 from pathlib import Path
 import tensorflow as tf
 
@@ -73,3 +76,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = [sys.executable, "-c", _MAKE_MODELS, str(folder)]
     subprocess.run(argv, check=True, env=environment, capture_output=True)
     return folder
+
+
+def gone(pid: int, within_s: float) -> bool:
+    """Whether a process of this machine ends in that time."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False

@@ -21,6 +21,7 @@ from edgenas.device import Agent, Connection, Device, connect, open_agent, share
 from edgenas.device.session import agent_program
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from tests.board import Board, Proxy
+from tests.device.conftest import gone
 
 SOURCE = Path(edgenas.device.__file__).parent / "agent"
 
@@ -208,18 +209,6 @@ def test_single_and_infer(local: Connection, models: Path, tmp_path: Path):
             agent.call("infer", **paths)
 
 
-def _gone(pid: int, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def _busy(connection: Connection, model: str) -> tuple[Agent, threading.Thread, list[BaseException], int]:
     """An agent in the middle of a long operation, and the child that does it."""
     agent = open_agent(connection)
@@ -243,7 +232,7 @@ def test_the_agent_ends_with_its_connection_in_the_middle_of_work(local: Connect
     agent, thread, _, child = _busy(local, str(models / "conv1.tflite"))
     pid = agent.info.pid
     agent.close()
-    assert _gone(pid, 5) and _gone(child, 5)
+    assert gone(pid, 5) and gone(child, 5)
     thread.join(10)
 
 
@@ -252,7 +241,7 @@ def test_a_killed_agent_takes_its_child_along_and_is_reported(local: Connection,
     psutil.Process(agent.info.pid).kill()
     thread.join(10)
     assert "the agent ended while asked to single" in str(caught[0])
-    assert _gone(child, 5)
+    assert gone(child, 5)
     with pytest.raises(DeviceError, match="the agent ended"):
         agent.call("status")
     agent.close()
@@ -269,7 +258,7 @@ def test_a_cut_link_ends_the_agent(board: Board, tmp_path: Path):
         proxy.cut()
         with pytest.raises(DeviceError, match=r"board: .*(link broke|agent ended)"):
             agent.call("status")
-        assert _gone(pid, 5)
+        assert gone(pid, 5)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +369,7 @@ def test_a_lock_ends_with_its_holder(local: Connection, tmp_path: Path, monkeypa
             second.lock()
         pid = first.info.pid
         os.kill(pid, signal.SIGKILL)
-        assert _gone(pid, 30)
+        assert gone(pid, 30)
         end = time.monotonic() + 30
         while True:
             try:

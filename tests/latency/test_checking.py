@@ -32,6 +32,8 @@ def test_a_fresh_table_is_fresh(project: Path, peace: Peace):
         table = peace.measure()  # the machine itself has changed since
     assert well, found
     assert found.changes == ()
+    assert abs(found.networks - 1) < 0.05
+    assert found.layers < 0.2
     assert found.in_interval >= 0.5
 
 

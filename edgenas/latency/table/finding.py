@@ -8,7 +8,7 @@ from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.latency.table.certificate import Quality
 from edgenas.space import MobileSpace
 
-_COVERED_CLASSES = 1000  # every table has classifiers for fewer
+_COVERED_CLASSES = 1000  # a profile has classifiers of up to so many without being asked
 
 
 @dataclass(frozen=True)
