@@ -107,7 +107,7 @@ class DeviceInfo:
     def possible(self) -> bool:
         """Whether there can be such a device at all; what it says of itself is anybody's word."""
         sizes_kb = (self.memory_total_kb, self.memory_available_kb, self.disk_free_kb)
-        python = re.fullmatch(r"3\.\d{1,3}([.+a-z].*)?", self.python)
+        python = re.fullmatch(r"3\.\d{1,3}(\..*)?", self.python)
         return bool(python and self.bits in (32, 64) and self.cores > 0 and min(sizes_kb) >= 0)
 
     def runtime(self, package: str) -> RuntimeState:
@@ -217,11 +217,12 @@ class Agent:
         """What the device is, asked once."""
         if self._info is None:
             try:
-                self._info = from_mapping(DeviceInfo, self.call("hello", timeout_s=120), f"{self.device.name} says")
+                info = from_mapping(DeviceInfo, self.call("hello", timeout_s=120), f"{self.device.name} says")
             except InputError as error:
                 raise DeviceError(f"The agent's answer makes no sense. {error}") from None
-            if not self._info.possible:
-                raise self._nonsense("hello", f"there is no such device: {str(self._info)[:300]}")
+            if not info.possible:
+                raise self._nonsense("hello", f"there is no such device: {str(info)[:300]}")
+            self._info = info
         return self._info
 
     def runtime_version(self, package: str) -> str:

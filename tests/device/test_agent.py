@@ -282,7 +282,8 @@ def test_an_answer_is_not_believed_unchecked(local: Connection, said: str, messa
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"python": "3.x"}, {"python": "2.7.1"}, {"bits": 7}, {"cores": 0}, {"memory_total_kb": -1}]
+    "wrong",
+    [{"python": "3.x"}, {"python": "3.12+"}, {"python": "2.7.1"}, {"bits": 7}, {"cores": 0}, {"memory_total_kb": -1}],
 )
 def test_a_device_that_cannot_be_is_refused(local: Connection, wrong: dict[str, Any]):
     with open_agent(local) as agent:
@@ -291,6 +292,7 @@ def test_a_device_that_cannot_be_is_refused(local: Connection, wrong: dict[str, 
     process = local.start(["sh", "-c", 'read line; echo "$1"; read line', "sh", line])
     with Agent(local, process) as agent, pytest.raises(DeviceError, match="makes no sense: there is no such device"):
         _ = agent.info
+    assert agent._info is None, "nor is it believed when asked again"
 
 
 def test_no_states_and_refusals_of_many_lines(local: Connection):
