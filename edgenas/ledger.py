@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
 from typing import Any
 
 import edgenas.files as files
@@ -54,6 +54,6 @@ class Ledger:
     def timed(self, event: str, **fields: Any) -> Iterator[dict[str, Any]]:
         """Append `event` when the block ends well, with `wall_s` and what the block put into the mapping."""
         more: dict[str, Any] = {}
-        start = perf_counter()
+        start = monotonic()
         yield more
-        self.append(event, wall_s=round(perf_counter() - start, 3), **fields, **more)
+        self.append(event, wall_s=round(monotonic() - start, 3), **fields, **more)

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import paramiko
 
+from edgenas.device.agent import machine
 from edgenas.device.connection import (
     Completed,
     Connection,
@@ -141,7 +142,7 @@ class _SshProcess:
                 elif time.monotonic() > deadline:
                     raise TimeoutError("a process there reads nothing")
                 else:
-                    time.sleep(0.003)
+                    machine.sleep(0.003)
 
     def receive(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
@@ -197,8 +198,8 @@ class _SshProcess:
                 try:
                     moved = self._channel.send(bytes(pending[: 1 << 15]))
                     pending = pending[moved:]
-                except OSError:
-                    pending = None  # it ended without reading on; what it left is still to be read
+                except (paramiko.SSHException, EOFError, OSError):
+                    pending = None  # it ended without reading on; what it left is still to be read. Or the link broke
             if self._channel.recv_ready():
                 with self._link.border():
                     data = self._channel.recv(1 << 16)
@@ -212,7 +213,7 @@ class _SshProcess:
             if time.monotonic() > deadline:
                 raise TooSlowError(timed_out(self._link.device, argv, timeout_s))
             if not moved:
-                time.sleep(0.003)
+                machine.sleep(0.003)
         self._channel.status_event.wait(15)
         if not self._link.alive:
             raise self._link.lost()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
+from edgenas.device.agent import machine
 from edgenas.model.convert import Precision, convert_layer, convert_network, converter_version
 from edgenas.model.quiet import keras_on_tensorflow
 
@@ -21,7 +22,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            machine.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -8,10 +8,11 @@ import os
 import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from . import machine
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,7 +26,7 @@ class Stdin:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.heard_at = time.monotonic()  # when something came last
+        self.heard_at = machine.monotonic_s()  # when something came last
         self._ahead = b""
 
     def fill(self) -> None:
@@ -33,7 +34,7 @@ class Stdin:
         data = os.read(self.descriptor, 1 << 16)
         if not data:
             raise Hangup
-        self.heard_at = time.monotonic()
+        self.heard_at = machine.monotonic_s()
         self._ahead += data
 
     def line(self) -> str | None:

@@ -13,11 +13,11 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 from typing import Any
 
+from . import machine
 from .children import Died, in_child
 from .context import Context
 
@@ -91,7 +91,7 @@ def hello(context: Context) -> dict[str, Any]:
 def status(context: Context) -> dict[str, Any]:
     """How busy and how warm the device is now; what cannot be read is None."""
     busy, total = _cpu_times()
-    time.sleep(0.2)
+    machine.sleep(0.2)
     busy_later, total_later = _cpu_times()
     percent = 100 * (busy_later - busy) / (total_later - total) if total_later > total else None
     try:

@@ -11,12 +11,12 @@ import contextlib
 import ctypes
 import importlib.util
 import os
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import machine
 from .children import Died, in_child
 from .context import Context, OperationError
 from .running import bind
@@ -208,7 +208,7 @@ def _profile(
         for _ in range(_WARM):
             run()
         totals: dict[tuple[str, str], list[int]] = {}  # microseconds and calls by (name, kind), in the order of calls
-        told = time.monotonic()
+        told = machine.monotonic_s()
         for number in range(runs):
             library.call("LiteRtStartProfiler", profiler)  # forgets what it saw before
             run()
@@ -217,8 +217,8 @@ def _profile(
                 total = totals.setdefault(kernel, [0, 0])
                 total[0] += us
                 total[1] += 1
-            if time.monotonic() - told > 1:
-                told = time.monotonic()
+            if machine.monotonic_s() - told > 1:
+                told = machine.monotonic_s()
                 report(run=number + 1, runs=runs)
     return _means(totals, runs)
 

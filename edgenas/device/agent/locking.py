@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from . import machine
 from .children import Stdin
 from .context import Context, OperationError
 
@@ -35,12 +36,12 @@ def lock(context: Context, who: str, lease_s: float) -> dict[str, Any]:
         return {"held": True}
     path = Path(tempfile.gettempdir()) / "edgenas-device.lock"
     descriptor = _open(path)
-    deadline = time.monotonic() + lease_s
+    deadline = machine.monotonic_s() + lease_s
     while not _taken(descriptor):
-        if time.time() - os.fstat(descriptor).st_mtime < lease_s / 3 or time.monotonic() > deadline:
+        if time.time() - os.fstat(descriptor).st_mtime < lease_s / 3 or machine.monotonic_s() > deadline:
             os.close(descriptor)
             raise OperationError("busy", f"the device is being measured by {_holder(path)}")
-        time.sleep(0.2)
+        machine.sleep(0.2)
     _held.append(descriptor)
     note = {"who": who[:200], "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     try:
@@ -67,7 +68,7 @@ def _keep_lease(stdin: Stdin, descriptor: int, lease_s: float) -> None:
     """
 
     def look(*_: Any) -> None:
-        silent_s = time.monotonic() - stdin.heard_at
+        silent_s = machine.monotonic_s() - stdin.heard_at
         if silent_s > lease_s and not select.select([stdin.descriptor], [], [], 0)[0]:
             os._exit(1)
         heard = time.time() - silent_s

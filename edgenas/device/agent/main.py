@@ -54,25 +54,31 @@ def serve(folder: str) -> None:
         line = stdin.line()
         if line is None:
             return
-        number = None
-        try:
-            request = json.loads(line)
-            number, op = request["id"], request["op"]
+        output.write(answer(table, line, output.write))
 
-            def progress(_number: Any = number, **values: Any) -> None:
-                output.write({"id": _number, "event": "progress", **values})
 
-            if op not in table:
-                raise OperationError("unknown_operation", f"the agent has no operation {op!r}")
-            answer = {"id": number, "ok": True, "result": table[op](progress, **request.get("params", {}))}
-        except OperationError as error:
-            answer = _failure(number, error.kind, error.message)
-        except OSError as error:
-            answer = _failure(number, "os_error", f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
-        except Exception as error:  # noqa: BLE001 - whatever happened, the host is told
-            traceback.print_exc()
-            answer = _failure(number, "failed", f"{type(error).__name__}: {error}")
-        output.write(answer)
+def answer(
+    table: dict[str, Callable[..., Any]], line: str, write: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """The answer to a request; what it tells on the way is written."""
+    number = None
+    try:
+        request = json.loads(line)
+        number, op = request["id"], request["op"]
+
+        def progress(**values: Any) -> None:
+            write({"id": number, "event": "progress", **values})
+
+        if op not in table:
+            raise OperationError("unknown_operation", f"the agent has no operation {op!r}")
+        return {"id": number, "ok": True, "result": table[op](progress, **request.get("params", {}))}
+    except OperationError as error:
+        return _failure(number, error.kind, error.message)
+    except OSError as error:
+        return _failure(number, "os_error", f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except Exception as error:  # noqa: BLE001 - whatever happened, the host is told
+        traceback.print_exc()
+        return _failure(number, "failed", f"{type(error).__name__}: {error}")
 
 
 def _failure(number: Any, kind: str, message: str) -> dict[str, Any]:

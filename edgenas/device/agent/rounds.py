@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import gc
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
+from . import machine
 from .children import Died, in_child
 from .context import Context, OperationError
 from .inspection import memory_kb
@@ -172,7 +172,7 @@ class _Rounds:
         return (self._plan["visits"] + 1) // 2 if slow else int(self._plan["visits"])
 
     def _round(self, order: list[int], expected: float) -> None:
-        start_s, interruptions = time.monotonic(), 0
+        start_us, interruptions = machine.now_us(), 0
         round_kept: list[tuple[int, float, float, float]] = []
         before, lost_before = self._reference.visit()
         references = [before]
@@ -192,7 +192,7 @@ class _Rounds:
                 self.drifted += len(group) - lost
             before, lost_before = after, lost_after
         self.reference_us += references
-        if interruptions > max(2, _INTERRUPTIONS_PER_S * (time.monotonic() - start_s)):
+        if interruptions > max(2, _INTERRUPTIONS_PER_S * (machine.now_us() - start_us) / 1e6):
             self.drifted += len(round_kept)
             return
         for index, us, cold_us, around in round_kept:

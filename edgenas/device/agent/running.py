@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import os
-import time
 from collections.abc import Callable
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
+from . import machine
 from .children import Died, in_child
 from .context import Context, OperationError
 from .inspection import RUNTIMES
@@ -19,8 +18,7 @@ _MOST_REPEATS = 200
 _LONG_US = 20_000
 _REFERENCE_VISIT_US, _REFERENCE_EVERY = 1000, 20  # beside a model that is measured alone
 _imported: dict[str, Any] = {}
-_FILLING_BYTES = 4 << 20
-_filling: list[Any] = []
+_PROGRESS_US = 1_000_000  # between two lines of progress
 
 
 def single(
@@ -98,16 +96,16 @@ class Model:
     """A loaded model with random inputs set, and what its loading and its first inference took."""
 
     def __init__(self, runtime: str, path: str, threads: int, seed: int) -> None:
-        before_kb = _anonymous_kb()
-        start = time.perf_counter_ns()
+        before_kb = machine.anonymous_kb()
+        start = machine.now_us()
         self.interpreter = _imported[runtime].Interpreter(model_path=path, num_threads=threads)
         self.interpreter.allocate_tensors()
-        self.load_us = _us_since(start)
+        self.load_us = machine.now_us() - start
         self.fill(seed)
-        start = time.perf_counter_ns()
+        start = machine.now_us()
         self.interpreter.invoke()
-        self.first_us = _us_since(start)
-        after_kb = _anonymous_kb()
+        self.first_us = machine.now_us() - start
+        after_kb = machine.anonymous_kb()
         # What it keeps: its tensors, and its weights as the runtime packs them.
         self.resident_kb = None if before_kb is None or after_kb is None else max(0, after_kb - before_kb)
         self.us = self.cold_us = self.first_us
@@ -143,26 +141,26 @@ class Model:
         twice.
         """
         invoke, repeats = self.interpreter.invoke, range(self.repeats)
-        interruptions = getrusage(RUSAGE_SELF).ru_nivcsw
+        interruptions = machine.lost_core()
         if warm and self.us < _LONG_US:
-            _fill_caches()
-            start = time.perf_counter_ns()
+            machine.fill_caches()
+            start = machine.now_us()
             invoke()
-            self.cold_us = max(0.001, _us_since(start))
-        start = time.perf_counter_ns()
+            self.cold_us = max(0.001, machine.now_us() - start)
+        start = machine.now_us()
         for _ in repeats:
             invoke()
-        self.us = us = max(0.001, _us_since(start) / self.repeats)
+        self.us = us = max(0.001, (machine.now_us() - start) / self.repeats)
         if not warm or us >= _LONG_US:
             self.cold_us = us
-        return us, getrusage(RUSAGE_SELF).ru_nivcsw > interruptions
+        return us, machine.lost_core() > interruptions
 
 
 def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]:
     bind(plan["cores"])
-    base_kb = rss_kb("VmRSS")
+    base_kb = machine.rss_kb("VmRSS")
     model = Model(plan["runtime"], plan["model"], plan["threads"], 0)
-    growth_kb = rss_kb("VmHWM") - base_kb
+    growth_kb = machine.rss_kb("VmHWM") - base_kb
     reference = None
     if plan["reference"] is not None:
         reference = Model(plan["runtime"], plan["reference"], plan["threads"], 0)
@@ -172,30 +170,30 @@ def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]
     gc.collect()
     gc.disable()
     times, lost, references = [], [], []
-    on_core_s = wall_s = 0.0
+    on_core_us = wall_us = 0.0
     late = 0
-    every_s = plan["every_us"] / 1e6
-    told = due = time.monotonic()
+    every_us = plan["every_us"]
+    told = due = machine.now_us()
     for number in range(plan["runs"]):
         if reference is not None and number % _REFERENCE_EVERY == 0:
-            if plan["every_us"]:
+            if every_us:
                 reference.visit()  # after sleeping, a processor needs a moment
             references.append(reference.visit()[0])
             model.visit()
-            due = time.monotonic() + every_s
-        if every_s:
-            late += time.monotonic() > due
-            time.sleep(max(0.0, due - time.monotonic()))
-            due = time.monotonic() + every_s
+            due = machine.now_us() + every_us
+        if every_us:
+            late += machine.now_us() > due
+            machine.sleep(max(0.0, (due - machine.now_us()) / 1e6))
+            due = machine.now_us() + every_us
         # This thread's time, whatever the number of threads: it waits for the others without leaving its core.
-        on_core_start_s, start_s = time.thread_time(), time.perf_counter()
+        on_core_start, start = machine.on_core_us(), machine.now_us()
         us, was_lost = model.visit(warm=False)
-        wall_s += time.perf_counter() - start_s
-        on_core_s += time.thread_time() - on_core_start_s
+        wall_us += machine.now_us() - start
+        on_core_us += machine.on_core_us() - on_core_start
         times.append(us)
         lost.append(was_lost)
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
+        if machine.now_us() - told > _PROGRESS_US:
+            told = machine.now_us()
             report(run=number + 1, runs=plan["runs"])
     if reference is not None:
         references.append(reference.visit()[0])
@@ -204,7 +202,7 @@ def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]
         "load_us": model.load_us,
         "times_us": times,
         "lost": lost,
-        "away": max(0.0, 1 - on_core_s / wall_s),
+        "away": max(0.0, 1 - on_core_us / wall_us),
         "late": late / plan["runs"],
         "reference_us": references,
         "peak_rss_growth_kb": growth_kb,
@@ -226,28 +224,19 @@ def _infer(
     if list(rows.shape[1:]) != taken:
         raise ValueError(f"the model takes {taken}, the samples are {list(rows.shape[1:])}")
     answers = []
-    start = told = time.monotonic()
+    start = told = machine.now_us()
     for number, row in enumerate(rows):
         interpreter.set_tensor(entry["index"], row[None].astype(entry["dtype"]))
         interpreter.invoke()
         answers.append(interpreter.get_tensor(result["index"])[0])
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
+        if machine.now_us() - told > _PROGRESS_US:
+            told = machine.now_us()
             report(row=number + 1, rows=len(rows))
-    seconds = time.monotonic() - start
+    seconds = (machine.now_us() - start) / 1e6
     empty = (0, *result["shape"][1:])
     with open(outputs, "wb") as file:  # noqa: PTH123
         numpy.save(file, numpy.stack(answers) if answers else numpy.empty(empty, result["dtype"]))
     return {"rows": len(rows), "seconds": seconds}
-
-
-def _fill_caches() -> None:
-    """Read as much as a large network's weights and tensors: the caches next to the core hold that afterwards."""
-    import numpy
-
-    if not _filling:
-        _filling.append(numpy.ones(_FILLING_BYTES // 8))
-    _filling[0].sum()
 
 
 def _tensor(detail: dict[str, Any]) -> dict[str, Any]:
@@ -266,32 +255,6 @@ def bind(cores: list[int] | None) -> None:
     """Keep the child on these cores, where the system can."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-
-
-def _anonymous_kb() -> int | None:
-    """Memory of this process that no file backs; None where the system does not tell."""
-    try:
-        with open("/proc/self/status") as file:  # noqa: PTH123
-            return next(int(line.split()[1]) for line in file if line.startswith("RssAnon:"))
-    except (OSError, StopIteration):
-        return None
-
-
-def rss_kb(key: str) -> int:
-    """VmRSS (now) or VmHWM (the peak) of this process."""
-    try:
-        with open("/proc/self/status") as file:  # noqa: PTH123
-            return next(int(line.split()[1]) for line in file if line.startswith(key + ":"))
-    except (OSError, StopIteration):
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak // 1024 if sys.platform == "darwin" else peak
-
-
-def _us_since(start_ns: int) -> float:
-    return (time.perf_counter_ns() - start_ns) / 1000
 
 
 OPERATIONS = {"single": single, "infer": infer}

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import machine
 from .context import OperationError
 from .store import sync
 
@@ -26,14 +27,15 @@ def one_at_a_time(model: Path) -> Iterator[None]:
     """Nobody else switches this model meanwhile."""
     descriptor = os.open(model / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        for attempt in range(_LOCK_S * 10 + 1):
+        deadline = machine.monotonic_s() + _LOCK_S
+        while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
-                if attempt == _LOCK_S * 10:
+                if machine.monotonic_s() > deadline:
                     raise OperationError("busy", f"another release of {model.name} is being switched to") from None
-                time.sleep(0.1)
+                machine.sleep(0.1)
         yield
     finally:
         os.close(descriptor)

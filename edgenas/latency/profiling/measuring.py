@@ -1,7 +1,6 @@
 """Measuring one `.tflite` file on a device; it needs nothing of a search."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect, open_agent
+from edgenas.device.agent import machine
 from edgenas.errors import DeviceError, InputError
 from edgenas.latency.profiling.phone_measuring import measure_on_phone
 from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES, median_interval
@@ -146,7 +146,7 @@ def measure_there(
             return answer
         if attempt + 1 < TRIES:
             waiting(attempt + 1, TRIES)
-            time.sleep(min(2.0**attempt, LONGEST_WAIT_S))
+            machine.sleep(min(2.0**attempt, LONGEST_WAIT_S))
     raise DeviceError(
         f"{agent.device.name} is too unsteady to measure: in the last of {TRIES} tries other processes had its cores "
         f"for {away:.0%} of the time (at most {MOST_AWAY:.0%} is accepted) and the reference model moved by "

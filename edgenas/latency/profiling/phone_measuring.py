@@ -1,7 +1,6 @@
 """Measuring one `.tflite` file on a phone, with `benchmark_model`."""
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgenas.device import Device
+from edgenas.device.agent import machine
 from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling.benchmark_output import Benchmark
 from edgenas.latency.profiling.phone import PhoneBench
@@ -53,7 +53,7 @@ def measure_on_phone(
                 return _summary(found, moved, interrupted)
             if attempt + 1 < TRIES:
                 waiting(attempt + 1, TRIES)
-                time.sleep(min(2.0**attempt, LONGEST_WAIT_S))
+                machine.sleep(min(2.0**attempt, LONGEST_WAIT_S))
         health = bench.phone.health()
     raise DeviceError(
         f"{device.name} is too unsteady to measure: in the last of {TRIES} tries {interrupted:.0%} of the processes "

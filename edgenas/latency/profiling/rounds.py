@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.device import Agent
+from edgenas.device.agent import machine
 from edgenas.errors import DeviceError
 
 Values = npt.NDArray[np.float64]
@@ -236,7 +237,7 @@ def pass_until_known(
         if disturbed == TRIES:
             raise DeviceError(complaint(len(todo)))
         waiting(disturbed, TRIES)
-        time.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
+        machine.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
 
 
 def still_unknown(ratios: Sequence[Sequence[float]], failed: Collection[int]) -> list[int]:
