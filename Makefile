@@ -6,13 +6,13 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 export PYTHON
 
-.PHONY: help quickstart test test-all test-boards lint env env-dev clean
+.PHONY: help quickstart test test-boards real-world lint env env-dev clean
 
 help:
 	@echo "make quickstart   set up, then profile this machine, search, train and ship: the whole main job"
 	@echo "make test         set up with everything for development, lint, type-check, test"
-	@echo "make test-all      the same with the tests that take long: every cut, every kind of phone, the older runtime"
 	@echo "make test-boards  test against an emulated ARM64 board: Linux on x86-64 with Debian's apt, as root"
+	@echo "make real-world   what only real time can show: profiles, cuts, bad links, boards; prints figures, resumes"
 	@echo "make lint         ruff, mypy and the rule of imports alone"
 	@echo "make env          the environment .venv alone (made once, then reused)"
 	@echo "make clean        remove .venv and all caches"
@@ -24,15 +24,16 @@ quickstart: env
 test: env-dev
 	@scripts/system_parts.sh openssh-server iproute2 nftables adb mksh toybox dataset-fashion-mnist g++
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-
-test-all:
-	@$(MAKE) --no-print-directory test PYTEST_ARGS="-m 'not boards' $(PYTEST_ARGS)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # Its root file system is built from Debian's packages once, and kept in ~/.cache/edgenas-tests (EDGENAS_TESTS_CACHE).
 test-boards: env-dev
 	@scripts/system_parts.sh openssh-server
-	$(BIN)/python -m pytest tests/boards -m boards $(PYTEST_ARGS)
+	$(BIN)/python -m pytest benchmarks/real/boards $(PYTEST_ARGS)
+
+real-world: env-dev
+	@scripts/system_parts.sh openssh-server iproute2 nftables
+	$(BIN)/python -m pytest benchmarks/real --resume $(PYTEST_ARGS)
 
 lint: env-dev
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 parts=$1
 
-want=$({ pwd; cat constraints.txt pyproject.toml; } | git hash-object --stdin)
+want=$({ pwd; cat constraints.txt pyproject.toml "$0"; } | git hash-object --stdin)
 stamp=.venv/made-from-$parts
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
     exit 0
@@ -43,6 +43,11 @@ pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --co
 pip --upgrade pip setuptools
 if [ "$parts" = dev ]; then
     pip --editable . --group dev
+    # What boards of tests install, for their Python, from there alone: see tests/wheelhouse.py.
+    theirs=$(PATH=/usr/local/bin:/usr/bin:/bin python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' || true)
+    .venv/bin/python -m pip download --quiet --disable-pip-version-check --constraint constraints.txt \
+        --only-binary=:all: ${theirs:+--python-version "$theirs"} --dest .venv/wheelhouse \
+        ai-edge-litert numpy cryptography psutil
     echo "$want" >.venv/made-from-dev
 else
     pip --editable .

@@ -54,8 +54,9 @@ forbid_start() {
 if command -v apt-get >/dev/null && [ "$as_root" != none ]; then
     echo "Installing$missing with apt-get ..."
     case $missing in *openssh-server*) forbid_start ;; esac
-    { $as_root apt-get update -qq &&
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    wait='-o DPkg::Lock::Timeout=600' # somebody else may be installing
+    { $as_root apt-get update -qq $wait &&
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $wait --no-install-recommends $missing
     } >/dev/null || echo "apt-get failed: going on without." >&2
     reason='apt-get could not install it'
 elif command -v apt-get >/dev/null; then

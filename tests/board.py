@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.real.cable import Cable
 from edgenas.device import Device, Runtime
-from tests.cable import Cable
+from tests.waiting import free_port, really_sleep, until
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Board:
@@ -56,7 +49,11 @@ class Board:
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
-        variables = {"HOME": self.home, "PATH": path, "TMPDIR": folder / "tmp", **(environment or {})}
+        variables: dict[str, object] = {"HOME": self.home, "PATH": path, "TMPDIR": folder / "tmp"}
+        if "EDGENAS_TESTS_LOOPBACK_ONLY" in os.environ:  # a test: agents there are on a virtual machine
+            self.weather = folder / "weather.json"
+            variables |= {"PYTHONPATH": Path(__file__).parent / "virtual", "EDGENAS_TESTS_WEATHER": self.weather}
+        variables |= environment or {}
         if cable is not None:
             self.address = cable.address
         self.port = free_port()
@@ -99,12 +96,13 @@ class Board:
         log = self.folder / "sshd.log"
         argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
         self._process = subprocess.Popen([*self._prefix, *argv])
-        for _ in range(600):
+
+        def greets() -> bool:
             with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as greeted:
-                if greeted.recv(4) == b"SSH-":
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
+                return greeted.recv(4) == b"SSH-"
+            return False
+
+        until(greets, f"sshd did not start, see {log}")
 
     def stop(self) -> None:
         """Stop the listening server."""
@@ -226,12 +224,12 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 14):
                 if counted:
-                    time.sleep(self.pause_s)
+                    really_sleep(self.pause_s)
                     self.sent += len(data)
                     if self.cut_after is not None and self.sent > self.cut_after:
                         self.cut()
                         return
                 while self.stalled.is_set():
-                    time.sleep(0.05)
+                    really_sleep(0.05)
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,34 +14,80 @@ import pytest
 
 import edgenas.files as files
 from edgenas.errors import InputError
+from edgenas.ledger import Ledger
 
 WRITER = """
-import sys
+import os, signal, sys
 from pathlib import Path
 import edgenas.files as files
 
-path = Path(sys.argv[1])
-turn = 0
-while True:
-    turn += 1
-    files.write_atomically(path, str(turn % 10) * 300_000)
-    if turn == 1:
-        print("ready", flush=True)
+path, event, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+files.write_atomically(path, "old" * 100_000)
+
+def killing(function):
+    def killed(*arguments):
+        global count
+        count -= 1
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return killed
+
+setattr(os, event, killing(getattr(os, event)))
+files.write_atomically(path, "new" * 100_000)
 """
 
 
-def test_killed_while_writing_leaves_one_whole_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("event", "count", "left"),
+    [("fsync", 1, "old"), ("replace", 1, "old"), ("fsync", 2, "new")],
+    ids=["written", "synced", "renamed"],
+)
+def test_killed_while_writing_leaves_one_whole_content(event: str, count: int, left: str, tmp_path: Path) -> None:
+    """Killed after each step: a reader finds all of the old or all of the new."""
     path = tmp_path / "file"
-    for turn in range(6):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
-        assert writer.stdout is not None
-        with writer, writer.stdout:
-            writer.stdout.readline()
-            time.sleep(0.05 + 0.013 * turn)
-            writer.send_signal(signal.SIGKILL)
-        content = path.read_text()
-        assert len(content) == 300_000
-        assert len(set(content)) == 1
+    done = subprocess.run([sys.executable, "-c", WRITER, str(path), event, str(count)])
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == left * 100_000
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced and renamed, in order, with the file's name."""
+    seen: list[tuple[str, str]] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def synced(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        seen.append(("sync", "beside" if ".part" in path.name else path.name))
+        fsync(descriptor)
+
+    def renamed(function: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def rename(source: Any, target: Any) -> None:
+            seen.append(("rename", Path(target).name))
+            function(source, target)
+
+        return rename
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed(replace))
+    monkeypatch.setattr(os, "rename", renamed(rename))
+    return seen
+
+
+def test_a_power_cut_finds_the_content_on_disk_before_its_name(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
+    files.write_atomically(tmp_path / "file", "x")
+    assert steps == [("sync", "beside"), ("rename", "file"), ("sync", tmp_path.name)]
+    steps.clear()
+    with files.whole_folder(tmp_path / "bundle") as folder:
+        (folder / "a").write_text("x")
+        (folder / "b").mkdir()
+        (folder / "b" / "c").write_text("x")
+    assert sorted(steps[:2]) == [("sync", "a"), ("sync", "c")]
+    assert steps[2:] == [("sync", "content"), ("rename", "bundle"), ("sync", tmp_path.name)]
+    steps.clear()
+    Ledger(tmp_path / "ledger.jsonl").append("event")
+    assert steps == [("sync", "ledger.jsonl")]
 
 
 def test_a_write_that_fails_leaves_the_old_content_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

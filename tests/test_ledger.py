@@ -53,7 +53,7 @@ def test_writers_side_by_side_tear_nothing(tmp_path: Path) -> None:
     for each in writers:
         each.start()
     for each in writers:
-        each.join(60)
+        each.join()
         assert each.exitcode == 0
     found = sorted((entry["writer"], entry["turn"]) for entry in Ledger(path).entries("line"))
     assert found == [(writer, turn) for writer in range(3) for turn in range(50)]

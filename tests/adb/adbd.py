@@ -17,6 +17,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.waiting import free_port
+
 CNXN, AUTH, OPEN, OKAY, WRTE, CLSE = (
     int.from_bytes(word, "little") for word in (b"CNXN", b"AUTH", b"OPEN", b"OKAY", b"WRTE", b"CLSE")
 )
@@ -25,16 +27,6 @@ TOKEN, SIGNATURE = 1, 2
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = range(5)
 SHELL = re.compile(rb"shell(?:,([^:]*))?:(.*)", re.DOTALL)
 FEATURES = "shell_v2,cmd,stat_v2"
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nothing listens on, away from those that adb looks for emulators at."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port != 5037 and not 5550 <= port <= 5590:
-            return port
 
 
 class Adbd:

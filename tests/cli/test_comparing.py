@@ -16,6 +16,7 @@ from edgenas.errors import DeviceError, InputError
 from edgenas.latency.profiling.kernels import Kernel, Kernels
 from edgenas.latency.table import Entry, Identity, LatencyTable
 from edgenas.latency.table.calibration import Calibration
+from edgenas.model import MODELS
 from edgenas.space import MobileSpace
 
 FAST = Identity(
@@ -136,13 +137,40 @@ def test_a_layer_of_a_device_that_is_not_known_here(project: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out)["macs"] == K7.macs
 
 
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str, Layer]]:
+    """What was to be converted: where, to which precision, which layer. Nothing is."""
+    asked = []
+
+    class Pool:
+        def __init__(self, folder: Path, precision: str) -> None:
+            self._where = folder, precision
+
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def path(self, layer: Layer) -> Path:
+            asked.append((*self._where, layer))
+            return Path("converted.tflite")
+
+    monkeypatch.setattr(explaining, "ConversionPool", Pool)
+    return asked
+
+
 def test_a_layer_with_its_kernels(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pool: list[tuple[Path, str, Layer]],
 ) -> None:
     kernel = Kernel("Convolution (NHWC, QS8, QC8W) DWConv", "delegate kernel", 41.5, 1)
 
     def kernels(model: Path, device: Device, *rest: object) -> Kernels:
-        assert device.name == "board"
+        assert (model.name, device.name) == ("converted.tflite", "board")
+        assert pool == [(MODELS, "int8", K7)]
         return Kernels("2.3.0", 100, (kernel,), 41.5)
 
     Device("board", "ssh://nobody@127.0.0.1:1").save()
@@ -154,6 +182,7 @@ def test_a_layer_with_its_kernels(
     assert 'Note: XNNPACK runs 1x1 convolutions as "Fully Connected"' in said
 
 
+@pytest.mark.usefixtures("pool")
 def test_a_device_that_is_gone_is_a_note(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,72 +1,67 @@
-"""A small trained bundle, a big untrained one, a table, and devices; made once a session."""
+"""The small bundle, tables for it, and devices; nothing is trained or converted here."""
 
 import dataclasses
 import itertools
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgenas.architecture import Architecture
-from edgenas.deploy import Bundle, FinalTraining, Samples, train_bundle
+from edgenas.deploy import Bundle, releases, shipping
+from edgenas.deploy import keys as signing
+from edgenas.deploy import phones as phones_of_deploy
 from edgenas.deploy.keys import SigningKey, create_key
-from edgenas.deploy.manifest import Network
-from edgenas.device import Device, Runtime, connect, open_agent
-from edgenas.evaluation.data import Dataset, load_dataset, split
-from edgenas.evaluation.recipe import Recipe
+from edgenas.device import Device, Phone, Runtime, connect
+from edgenas.device import phone as phone_of_device
+from edgenas.device.agent import signatures
 from edgenas.latency.table import Entry, Identity, LatencyTable
+from edgenas.latency.table.calibration import Calibration
 from edgenas.latency.table.certificate import Certificate
 from edgenas.latency.table.certificate import Network as Certified
-from edgenas.ledger import Ledger
-from edgenas.model import build_model, convert, converter_version, run_tflite
+from edgenas.model import converter_version, workers
+from tests import made
 from tests.board import Board
+from tests.deploy.inside import Inside
+from tests.deploy.pocket import Pocket, benchmark, connecting
+from tests.made import SMALL
 
-SMALL = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu6 head_c16_relu6 dense_n10")
-BIG = Architecture.parse("input_8x8x1 conv_k3_s2_c64_relu6 head_c4096_relu6 dense_n10")
-RECIPE = Recipe(batch_size=64, learning_rate=0.02)
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return load_dataset("digits", (8, 8, 1), cache=tmp_path_factory.mktemp("cache"))
+__all__ = ["SMALL", "hooked_python", "on_board"]
 
 
-@pytest.fixture(scope="session")
-def final(digits: Dataset) -> Callable[..., FinalTraining]:
-    """A final training below a folder, with changes."""
+class MadeBefore:
+    """In the place of a pool of processes that convert: every network's file is SMALL's."""
 
-    def make(root: Path, **changes: Any) -> FinalTraining:
-        request = FinalTraining(
-            architecture=SMALL,
-            precision="int8",
-            dataset=digits,
-            splits=split(digits, 0),
-            recipe=RECIPE,
-            epochs=6,
-            seed=3,
-            study="night",
-            candidate=SMALL.id,
-            folder=root / "bundles" / "b1",
-            checkpoint=root / "checkpoint",
-        )
-        return dataclasses.replace(request, **changes)
+    def __init__(self, **_: Any) -> None:
+        pass
 
-    return make
+    def submit(self, work: object, path: Path, subject: object, precision: str) -> Future[None]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made.INT8 if precision == "int8" else made.FLOAT32, path)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def shutdown(self, **_: Any) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured beside a model is there already, in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", MadeBefore)
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `bundle` was trained in, with its ledger."""
-    return tmp_path_factory.mktemp("study")
-
-
-@pytest.fixture(scope="session")
-def bundle(study: Path, final: Callable[..., FinalTraining]) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """SMALL, trained, int8."""
-    return train_bundle(final(study), ledger=Ledger(study / "ledger.jsonl"))
+    return Bundle.load(Path(shutil.copytree(made.BUNDLE, tmp_path_factory.mktemp("made") / "b1")))
 
 
 @pytest.fixture(scope="session")
@@ -85,15 +80,10 @@ def rewritten() -> Callable[..., Bundle]:
 
 @pytest.fixture(scope="session")
 def big_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Bundle:
-    """BIG, untrained, float32: 1.2 MB."""
-    content = convert(build_model(BIG), "float32")
-    assert bundle.samples is not None
-    images = bundle.samples.images
-    samples = Samples(images, bundle.samples.labels, run_tflite(content, images))
-    network = Network(str(BIG), BIG.id, BIG.classes)
-    release = bundle.manifest.release + 1_000_000
-    manifest = dataclasses.replace(bundle.manifest, architecture=network, precision="float32", release=release)
-    return Bundle.write(tmp_path_factory.mktemp("big") / "b1", manifest, content, bundle.labels, samples)
+    """The same network, 1.2 MB (bytes after the end of a `.tflite` file mean nothing)."""
+    content = bundle.model_path.read_bytes() + bytes(1_200_000)
+    manifest = dataclasses.replace(bundle.manifest, release=bundle.manifest.release + 1_000_000)
+    return Bundle.write(tmp_path_factory.mktemp("big") / "b1", manifest, content, bundle.labels, bundle.samples)
 
 
 @pytest.fixture(scope="session")
@@ -108,9 +98,13 @@ def on_board(board: Board, folder: Path, port: int | None = None) -> Device:
 
 
 def hooked_python(folder: Path, code: str, **environment: object) -> Runtime:
-    """This Python with `code` run before anything else, for agents: `sys.addaudithook` sees all that they open."""
+    """This Python with `code` run before anything else but the tests' own beginning, for agents."""
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(code)
+    begins = ""
+    if "EDGENAS_TESTS_LOOPBACK_ONLY" in os.environ:  # a test: agents are on a virtual machine
+        own = Path(__file__).parents[1] / "virtual" / "sitecustomize.py"
+        begins = f"__file__ = {str(own)!r}\nexec(compile(open(__file__).read(), __file__, 'exec'))\n"
+    (folder / "sitecustomize.py").write_text(begins + code)
     variables = " ".join(f'{name}="{value}"' for name, value in environment.items())
     wrapper = folder / "python"
     wrapper.write_text(f'#!/bin/sh\n{variables} PYTHONPATH="{folder}" exec "{sys.executable}" "$@"\n')
@@ -120,14 +114,18 @@ def hooked_python(folder: Path, code: str, **environment: object) -> Runtime:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Device:
+    """This machine, with a real agent; with an agent in this process where the test takes `inside` too."""
     return Device("here", "local:", folder=str(tmp_path / "work"))
 
 
-@pytest.fixture(params=["local", "ssh"])
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Device:
-    if request.param == "local":
-        return Device("here", "local:", folder=str(tmp_path / "work"))
-    return on_board(request.getfixturevalue("board"), tmp_path / "work")
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Inside:
+    """Agents answer in this process: see tests/deploy/inside.py."""
+    inside = Inside()
+    for module in (shipping, releases, signing):
+        monkeypatch.setattr(module, "open_agent", inside.open)
+    monkeypatch.setattr(signatures, "in_child", lambda stdin, work, *rest, **_: work(lambda **_: None, *rest))
+    return inside
 
 
 @pytest.fixture
@@ -144,10 +142,15 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Sig
 
 @pytest.fixture
 def table_of() -> Callable[..., LatencyTable]:
-    """A table of a device that says SMALL takes `predicted_us`, give or take 40%."""
+    """A table of a device that says SMALL takes `predicted_us`, give or take 40%; its reference takes 10 us.
 
-    def make(device: Device, predicted_us: float, /, **identity: Any) -> LatencyTable:
-        with connect(device) as connection, open_agent(connection) as agent:
+    `anchors_ms`: what networks of its calibration took.
+    """
+
+    def make(
+        device: Device, predicted_us: float, /, anchors_ms: tuple[float, ...] = (), **identity: Any
+    ) -> LatencyTable:
+        with connect(device) as connection, shipping.open_agent(connection) as agent:
             info, version = agent.info, agent.runtime_version(device.runtime.package)
         fields = {
             "device": device.name, "fingerprint": info.fingerprint, "cpu": info.cpu,
@@ -156,15 +159,42 @@ def table_of() -> Callable[..., LatencyTable]:
             "runtime": device.runtime.package, "runtime_version": version, "delegate": "XNNPACK", "threads": 1,
             "cores": None, "precision": "int8", "converter": converter_version(),
         }  # fmt: skip
-        perfect = tuple(Certified(str(SMALL), 1.0, 1.0, 1.0) for _ in range(10))
-        wide = tuple(Certified(str(SMALL), 1.0, 1.0, 1 - float(error)) for error in np.linspace(0.1, 0.4, 10))
-        return LatencyTable(
-            identity=Identity(**{**fields, **identity}),
-            source="measured",
-            reference=(str(SMALL), 10.0),
-            empty_us=0.1,
-            entries={layer: Entry(predicted_us / len(SMALL.layers()), 0.01, 1.0) for layer in SMALL.layers()},
-            certificate=Certificate(perfect, wide),
-        )
+        return certified(Identity(**{**fields, **identity}), predicted_us, anchors_ms)
 
     return make
+
+
+def certified(identity: Identity, predicted_us: float, anchors_ms: tuple[float, ...] = ()) -> LatencyTable:
+    """A table that says SMALL takes `predicted_us`, give or take 40%; its reference takes 10 us."""
+    perfect = tuple(Certified(str(SMALL), 1.0, 1.0, 1.0) for _ in range(10))
+    wide = tuple(Certified(str(SMALL), 1.0, 1.0, 1 - float(error)) for error in np.linspace(0.1, 0.4, 10))
+    return LatencyTable(
+        identity=identity,
+        source="measured",
+        reference=(str(SMALL), 10.0),
+        empty_us=0.1,
+        entries={layer: Entry(predicted_us / len(SMALL.layers()), 0.01, 1.0) for layer in SMALL.layers()},
+        calibration=Calibration(networks=tuple(Certified(str(SMALL), ms, ms, ms) for ms in anchors_ms)),
+        certificate=Certificate(perfect, wide),
+    )
+
+
+@pytest.fixture
+def make_pocket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pocket]:
+    """Makes phones without adb: see tests/deploy/pocket.py."""
+    phones: dict[str, Pocket] = {}
+    for module in (phones_of_deploy, phone_of_device):
+        monkeypatch.setattr(module, "connect", connecting(phones))
+    monkeypatch.setattr(Phone, "benchmark", benchmark)
+
+    def make(kind: str = "link") -> Pocket:
+        phone = Pocket(tmp_path / f"phone-{len(phones)}", kind)
+        phones[phone.serial] = phone
+        return phone
+
+    return make
+
+
+@pytest.fixture
+def pocket(make_pocket: Callable[..., Pocket]) -> Pocket:
+    return make_pocket()

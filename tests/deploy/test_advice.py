@@ -14,15 +14,14 @@ from edgenas.latency.table import Entry, LatencyTable
 from edgenas.workflow import faster_precision
 
 Table = Callable[..., LatencyTable]
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
 def searched(
-    bundle: Bundle, rewritten: Callable[..., Bundle], table_of: Table, local: Device, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Bundle:  # fmt: skip
+    bundle: Bundle, rewritten: Callable[..., Bundle], table_of: Table, local: Device, tmp_path: Path
+) -> Bundle:
     """A bundle that an int8 table says takes 80 us, 48 to 133."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "latency_tables").mkdir()
     table = table_of(local, 80.0)
     low, high = (float(end[0]) for end in table.interval_ms([bundle.architecture]))
@@ -62,11 +61,9 @@ def test_a_doubtful_or_overlapping_or_spoiled_table_says_nothing(
 
 
 def test_a_mix_of_precisions_is_named_where_it_beats_both(
-    bundle: Bundle, rewritten: Callable[..., Bundle], table_of: Table, local: Device, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    bundle: Bundle, rewritten: Callable[..., Bundle], table_of: Table, local: Device, tmp_path: Path
+) -> None:
     """The head takes 200 us in int8 and 5 us in float32, its neighbours 5 us and 100 us."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "latency_tables").mkdir()
     int8 = costing(table_of(local, 1.0), [0.64, 5, 200, 5])
     low, high = (float(end[0]) for end in int8.interval_ms([bundle.architecture]))

@@ -99,7 +99,6 @@ def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
 def test_packed_it_is_the_same_bundle(
     bundle: Bundle, tmp_path: Path, keys: Callable[..., SigningKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(bundle.folder, tmp_path / "b"))
     packed = Bundle.load(folder).pack(tmp_path / "b.edgenas")
     assert packed.read_bytes() == Bundle.load(folder).pack(tmp_path / "c.edgenas").read_bytes()
@@ -118,7 +117,6 @@ def test_packed_it_is_the_same_bundle(
 
 
 def test_a_packed_file_that_is_no_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     path = tmp_path / "b.edgenas"
     path.write_text("no zip")
     with pytest.raises(InputError, match="cannot be read"):
@@ -161,7 +159,6 @@ def test_a_bundle_gets_a_new_number_with_a_key_or_without_any(
 
 
 def test_another_process_may_unpack_it_first(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     packed = bundle.pack(tmp_path / "b.edgenas")
     folder = Bundle.load(packed).folder
     shutil.rmtree(folder)
@@ -186,7 +183,6 @@ def test_another_process_may_unpack_it_first(bundle: Bundle, tmp_path: Path, mon
 def test_a_damaged_copy_is_unpacked_again(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     packed = bundle.pack(tmp_path / "b.edgenas")
     folder = Bundle.load(packed).folder
     if damage is None:
@@ -198,7 +194,6 @@ def test_a_damaged_copy_is_unpacked_again(
 
 
 def test_a_broken_stream_is_named(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
     path = tmp_path / "b.edgenas"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(bundle.folder / "model.tflite", "model.tflite")

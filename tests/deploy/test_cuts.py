@@ -1,296 +1,101 @@
-"""Wherever a shipment or a rollback is cut, the device serves the old or the new release, whole, and the same command
-finishes it."""
+"""Wherever the device's agent is killed, the old or the new release is live, whole, and the same command finishes.
+
+Here the agent works in this process, and ends at each of its steps in the file system in turn. test_killed.py kills
+real ones, one of each kind; benchmarks/real/test_cuts.py kills them everywhere.
+"""
 
 import contextlib
 import json
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import edgenas.files as files
-from edgenas.deploy import Bundle, deployed, rollback, ship
-from edgenas.deploy.keys import SigningKey, trust_key
-from edgenas.device import Device, Runtime
+from edgenas.deploy import Bundle, rollback, ship
+from edgenas.device import Device
 from edgenas.errors import EdgeNASError
 from examples.live_model import LiveModel
-from tests.board import Board, Proxy
-from tests.deploy.conftest import hooked_python
-
-pytestmark = [pytest.mark.slow, pytest.mark.long]
-
-# Kills the agent at its Nth step in the file system below models/ and blobs/: just before it is done. `shutil.rmtree`
-# names what it removes relative to a folder that it has open.
-_KILLER = """
-import os, signal, sys
-
-work, plan, me = os.environ["EDGENAS_WORK"], os.environ["EDGENAS_CUT"], os.getpid()
-cut = int(open(plan).read())
-steps = 0
-# Of each kind, where among its arguments the path is that it changes, and the folder that this is relative to.
-KINDS = {"os.rename": (0, 2), "os.link": (1, 3), "os.symlink": (1, 2), "os.mkdir": (0, 2), "os.remove": (0, 1),
-         "os.rmdir": (0, 1)}
-
-def hook(event, arguments):
-    global steps
-    folder = -1
-    if event == "open":
-        path, mode, flags = arguments
-        counts = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
-    elif counts := event in KINDS:
-        path, folder = (arguments[place] for place in KINDS[event])
-    if not counts or os.getpid() != me or not isinstance(path, (str, bytes, os.PathLike)):
-        return
-    path = os.fsdecode(path)
-    if folder != -1:
-        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
-    if not path.startswith((work + "/models", work + "/blobs")):
-        return
-    steps += 1
-    if steps == cut:
-        open(plan + ".hit", "w").close()
-        os.kill(me, signal.SIGKILL)
-    if cut == 0:
-        with open(plan + ".steps", "a") as log:
-            log.write(f"{event} {path}\\n")
-
-sys.addaudithook(hook)
-"""
-
-
-class Reader:
-    """An application on the device that reads the live model all the time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._live = LiveModel(folder)
-        self._end = threading.Event()
-        self.reads = self.switches = 0
-        self.bad: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Reader":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._end.wait(0.004):
-            try:
-                self.switches += self._live.changed()
-                folder = self._live.folder()
-                manifest = json.loads((folder / "manifest.json").read_text())
-                for name in ("model.tflite", "labels.txt"):
-                    if files.sha256(folder / name) != manifest["files"][name]:
-                        self.bad.append(f"{folder / name} is not whole")
-            except (OSError, ValueError, KeyError) as error:
-                self.bad.append(repr(error))
-            self.reads += 1
+from tests.deploy.filesystem import Steps
+from tests.deploy.inside import Inside, end
 
 
 class Cuts:
-    """Shipments to one board, each cut somewhere and then finished by the same call."""
+    """Releases of one model on a device, whose agent is killed now and then."""
 
     def __init__(
-        self, board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], folder: Path, key: SigningKey
+        self, device: Device, inside: Inside, bundle: Bundle, rewritten: Callable[..., Bundle], folder: Path
     ) -> None:
-        self._board, self._bundle, self._rewritten, self._folder = board, bundle, rewritten, folder
-        self.work = folder / "work"
-        self._plan = folder / "cut"
-        self._plan.write_text("0")
-        self.killed = self.device(
-            hooked_python(folder / "hook", _KILLER, EDGENAS_WORK=self.work, EDGENAS_CUT=self._plan)
-        )
-        self.direct = self.device(Runtime(python=sys.executable))
-        self.tried = self.lost = 0
-        self.missed: list[str] = []
-        self._key = key
-        trust_key(self.direct, key.public)
-        for _ in range(2):  # so that the next one has one to prune
-            self.release()
-
-    def release(self, keep: int = 2) -> int:
-        """Ship a new release, uncut."""
-        newer = self.another()
-        ship(newer, self.direct, "digits", keep=keep)
-        self._live = newer.manifest.release
-        return self._live
-
-    def device(self, runtime: Runtime, port: int | None = None) -> Device:
-        return self._board.device(folder=str(self.work), runtime=runtime, port=port)
+        self.device, self._bundle, self._rewritten, self._folder = device, bundle, rewritten, folder
+        self.model = Path(device.folder) / "models" / "digits"
+        self.allowed: set[int] = set()
+        self.steps = Steps(Path(device.folder), lambda: inside.working, self.served)
 
     def another(self) -> Bundle:
         """A newer bundle with a model of its own (bytes after the end of a `.tflite` file mean nothing)."""
         newer = self._rewritten(self._bundle, self._folder)
-        content = newer.model_path.read_bytes() + b"\0" * 100_000 + newer.folder.name.encode()
-        return Bundle.write(
-            self._folder / f"{newer.folder.name}-padded",
-            newer.manifest,
-            content,
-            newer.labels,
-            newer.samples,
-            self._key,
-        )
+        content = newer.model_path.read_bytes() + newer.folder.name.encode()
+        return Bundle.write(newer.folder.with_suffix(".own"), newer.manifest, content, newer.labels, newer.samples)
 
-    @contextlib.contextmanager
-    def cut(self) -> Iterator[Bundle]:
-        """The block is to ship the bundle and be cut; afterwards all is looked at, and the same finishes the job."""
-        newer = self.another()
-        try:
-            yield newer
-        except EdgeNASError:
-            self.tried += 1
-        self._look(newer.manifest.release)
-        done = ship(newer, self.direct, "digits")
-        assert done.active == newer.manifest.release
-        self._look(newer.manifest.release)
-        self._live = newer.manifest.release
+    def ship(self, bundle: Bundle, keep: int = 2) -> int:
+        """Uncut."""
+        number = bundle.manifest.release
+        assert ship(bundle, self.device, "digits", keep=keep).active == number
+        self.allowed = {number}
+        assert self.served() == number
+        return number
 
-    def _look(self, new: int) -> None:
-        (found,) = deployed(self.direct)
-        whole = all(
-            files.sha256(path) == json.loads((path.parent / "manifest.json").read_text())["files"][path.name]
-            for path in (self.work / "models" / "digits" / "current").iterdir()
-            if path.suffix in (".tflite", ".txt")
-        )
-        self.lost += not (whole and found.release in (self._live, new))
-
-    def steps(self) -> list[str]:
-        """What the agent does in the file system during one shipment."""
-        ship(self.another(), self.killed, "digits")
-        (found,) = deployed(self.direct)
-        self._live = found.release
-        return Path(f"{self._plan}.steps").read_text().splitlines()
-
-    def roll_back_cut_at(self, step: int) -> bool:
-        """Roll back from the third of three releases, killed at a step; whether there was such a step.
-
-        The same call then has to make the second one live, as the first call meant, and the next one the first.
-        """
-        first, second, _ = (self.release(keep=3) for _ in range(3))
-        self._plan.write_text(str(step))
-        with contextlib.suppress(EdgeNASError):
-            assert rollback(self.killed, "digits").active == second
-        hit = Path(f"{self._plan}.hit")
-        was_hit = hit.exists()
-        hit.unlink(missing_ok=True)
-        self._plan.write_text("0")
-        self._look(second)
-        if was_hit:
-            self.tried += 1
-            assert rollback(self.direct, "digits").active == second
-        self._live = second
-        assert rollback(self.direct, "digits").active == first
-        self._look(first)
-        self._live = first
-        return was_hit
-
-    def kill_agent_at(self, step: int) -> bool:
-        """Whether there was such a step."""
-        tried = self.tried
-        self._plan.write_text(str(step))
-        with self.cut() as newer:
-            ship(newer, self.killed, "digits")
-        self._plan.write_text("0")
-        return self.tried > tried
-
-    def cut_link_at(self, share: float, total: int) -> None:
-        tried = self.tried
-        with self.cut() as newer, Proxy(self._board.port) as proxy:
-            proxy.cut_after = int(share * total)
-            proxy.pause_s = 0.005
-            ship(newer, self.device(self.direct.runtime, proxy.port), "digits")
-        self.missed += [] if self.tried > tried else [f"the link at {share:.0%}"]
-
-    def sent_bytes(self) -> int:
-        """What one shipment sends over the link."""
-        with Proxy(self._board.port) as proxy:
-            ship(self.another(), self.device(self.direct.runtime, proxy.port), "digits")
-            (found,) = deployed(self.direct)
-            self._live = found.release
-            return proxy.sent
-
-    def kill_host_at(self, said: str, wait_s: float, pause_s: float = 0.0) -> None:
-        """Kill the host's process so long after it said something; again, where it had ended by then."""
-        hit = any(self._hits_host(said, wait_s, pause_s) for _ in range(5))
-        self.tried += hit
-        self.missed += [] if hit else [said]
-
-    def _hits_host(self, said: str, wait_s: float, pause_s: float) -> bool:
-        with self.cut() as newer, Proxy(self._board.port) as proxy:
-            proxy.pause_s = pause_s
-            self.device(self.direct.runtime, proxy.port).save()
-            argv = [sys.executable, "-c", "from edgenas.cli import main; main()", "ship", str(newer.folder),
-                    self.direct.name, "--as", "digits"]  # fmt: skip
-            process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-            assert process.stderr is not None
-            for line in process.stderr:
-                if said in line:
-                    break
-            time.sleep(wait_s)
-            process.send_signal(signal.SIGKILL)
-            hit = process.wait() == -signal.SIGKILL
-            process.stderr.close()
-        return hit
+    def served(self) -> int:
+        """The release that an application finds, whole, and one of those that may be live now."""
+        folder = LiveModel(self.model).folder()
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name in ("model.tflite", "labels.txt"):
+            assert files.sha256(folder / name) == manifest["files"][name], f"{folder / name} is not whole"
+        assert manifest["release"] in self.allowed
+        return int(manifest["release"])
 
 
-def test_no_cut_loses_a_release(
-    board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], keys: Callable[..., SigningKey],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    cuts = Cuts(board, bundle, rewritten, tmp_path, keys())
-    with Reader(cuts.work / "models" / "digits") as reader:
-        steps = cuts.steps()
-        assert any("os.symlink" in step for step in steps), steps
-        assert any("history.jsonl" in step for step in steps), steps
-        removed = [step for step in steps if "os.remove" in step and "/.staging-" in step]
-        assert any(step.endswith("/model.tflite") for step in removed), "the files of what is pruned, one by one"
-        killed = 0
-        while cuts.kill_agent_at(killed + 1):
-            killed += 1
-        total = cuts.sent_bytes()
-        for share in (0.2, 0.5, 0.7, 0.9):
-            cuts.cut_link_at(share, total)
-        for said, wait_s in (
-            ("sending", 0), ("checking", 0), ("checking", 0.1), ("measuring", 0.05)
-        ):  # fmt: skip
-            cuts.kill_host_at(said, wait_s)
-        cuts.kill_host_at("making it live", 0.1, pause_s=0.1)  # slow enough to be hit
-    with capsys.disabled():
-        print(
-            f"\ncuts tried {cuts.tried} (each of the agent's {killed} file-system steps, 4 of the link, 5 of "
-            f"the host), releases lost {cuts.lost}, half-written files seen {len(reader.bad)} "
-            f"in {reader.reads} reads and {reader.switches} switches"
-        )
-    assert killed >= len(steps) - 2
-    assert cuts.tried == killed + 9 >= 20, f"every cut hit but {cuts.missed}"
-    assert cuts.lost == 0
-    assert reader.bad == []
-    assert reader.switches > cuts.tried
-    assert len(list((cuts.work / "models" / "digits" / "releases").iterdir())) == 2, "the live one, the one before"
+def test_no_cut_of_a_shipment_loses_a_release(
+    local: Device, inside: Inside, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    cuts = Cuts(local, inside, bundle, rewritten, tmp_path)
+    for _ in range(2):  # so that the next one has one to prune
+        live = cuts.ship(cuts.another())
+    cut = 0
+    while True:
+        newer = cuts.another()
+        cuts.allowed = {live, newer.manifest.release}
+        with cuts.steps.until(cut + 1, end), contextlib.suppress(EdgeNASError):
+            ship(newer, local, "digits")
+        cuts.served()
+        if not cuts.steps.hit:
+            break
+        cut += 1
+        live = cuts.ship(newer)
+    seen = cuts.steps.seen
+    assert cut == len(seen) >= 20
+    for event, path in (("os.symlink", ".current-new"), ("os.rename", ".current-new"), ("open", "history.jsonl")):
+        assert any(event in step and path in step for step in seen), (event, path)
+    removed = [step for step in seen if "os.remove" in step and "/.staging-" in step]
+    assert any(step.endswith("/model.tflite") for step in removed), "the files of what is pruned, one by one"
+    assert len(list((cuts.model / "releases").iterdir())) == 2, "the live one, the one before"
+    assert not list(cuts.model.glob(".staging-*"))
 
 
 def test_no_cut_loses_what_a_rollback_goes_back_to(
-    board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    keys: Callable[..., SigningKey],
-) -> None:  # fmt: skip
-    cuts = Cuts(board, bundle, rewritten, tmp_path, keys())
-    with Reader(cuts.work / "models" / "digits") as reader:
-        while cuts.roll_back_cut_at(cuts.tried + 1):
-            pass
-    with capsys.disabled():
-        print(
-            f"\nrollbacks cut {cuts.tried} (each of the agent's file-system steps), releases lost {cuts.lost}, "
-            f"half-written files seen {len(reader.bad)} in {reader.reads} reads and {reader.switches} switches"
-        )
-    assert cuts.tried >= 4, "the lock, the link, its rename, the note"
-    assert cuts.lost == 0
-    assert reader.bad == []
+    local: Device, inside: Inside, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """Cut anywhere, the same call makes the second of three releases live, as was meant, and the next one the first."""
+    cuts, cut = Cuts(local, inside, bundle, rewritten, tmp_path), 0
+    while True:
+        first, second, third = (cuts.ship(cuts.another(), keep=3) for _ in range(3))
+        cuts.allowed = {second, third}
+        with cuts.steps.until(cut + 1, end), contextlib.suppress(EdgeNASError):
+            rollback(local, "digits")
+        cuts.served()
+        if not cuts.steps.hit:
+            break
+        cut += 1
+        assert rollback(local, "digits").active == second
+        cuts.allowed = {first, second}
+        assert rollback(local, "digits").active == first
+        assert cuts.served() == first
+    assert cut == len(cuts.steps.seen) >= 4, "the lock, the link, its rename, the note"

@@ -17,10 +17,11 @@ from edgenas.deploy.bundle import FLOAT_MODEL
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data.images import Policy
 from edgenas.latency.memory import arena_kb
-from edgenas.model import Precision, convert_network
+from edgenas.model import Precision
 from edgenas.model.metadata import Metadata, add_metadata, operators_of, read_metadata
-from tests.cli.test_cli import edgenas, refused
-from tests.deploy.conftest import SMALL
+from tests import made
+from tests.made import SMALL
+from tests.terminal import Terminal
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "android"
 HOSTILE = (
@@ -39,11 +40,12 @@ HOSTILE = (
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Callable[[Precision], Bundle]:
-    """A bundle of SMALL, untrained, whose labels are HOSTILE."""
+    """A bundle of SMALL whose labels are HOSTILE."""
 
     def make(precision: Precision) -> Bundle:
         metadata = Metadata("n", "d", "v", "a", "i", HOSTILE, "grayscale")
-        content = add_metadata(convert_network(SMALL, precision), metadata)
+        plain = made.INT8 if precision == "int8" else made.FLOAT32
+        content = add_metadata(plain.read_bytes(), metadata)
         manifest = dataclasses.replace(bundle.manifest, precision=precision)
         return Bundle.write(tmp_path_factory.mktemp("hostile") / "b", manifest, content, HOSTILE, None)
 
@@ -136,8 +138,9 @@ def test_labels_in_the_model_that_are_not_the_bundles(bundle: Bundle, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_metadata_is_exported_and_said_to_be(big_bundle: Bundle, tmp_path: Path) -> None:
-    done = export(big_bundle, "android", tmp_path / "out")
+def test_a_model_without_metadata_is_exported_and_said_to_be(bundle: Bundle, tmp_path: Path) -> None:
+    plain = Bundle.write(tmp_path / "b", bundle.manifest, made.INT8.read_bytes(), bundle.labels, bundle.samples)
+    done = export(plain, "android", tmp_path / "out")
     assert done.metadata is None
     assert "carries TFLite metadata" not in (tmp_path / "out" / "README.md").read_text()
 
@@ -240,13 +243,12 @@ def test_a_manifest_cannot_write_source(bundle: Bundle, rewritten: Callable[...,
 
 
 def test_the_command(bundle: Bundle, tmp_path: Path) -> None:
-    done = edgenas("export", str(bundle.folder), "app", "--format", "android", "--as", "shoes", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    user = Terminal(tmp_path)
+    said = user.gets("export", str(bundle.folder), "app", "--format", "android", "--as", "shoes")
     assert (said["format"], said["name"], said["labels_in_model"]) == ("android", "shoes", 10)
     assert all(files.sha256(tmp_path / "app" / name) == hash_ for name, hash_ in said["files"].items())
 
-    done = edgenas("export", str(bundle.folder), "micro", "--format", "c-array", cwd=tmp_path)
+    done = user.types("export", str(bundle.folder), "micro", "--format", "c-array")
     assert done.returncode == 0, done.stderr
     assert "10 labels; a grayscale image, mean 0, std 1" in done.stdout
     assert "Conv2D, FullyConnected" in done.stdout
@@ -255,10 +257,10 @@ def test_the_command(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_the_command_refuses(bundle: Bundle, tmp_path: Path) -> None:
+    user, words = Terminal(tmp_path), ("export", str(bundle.folder))
     (tmp_path / "there").mkdir()
-    words = ("export", str(bundle.folder))
-    refused(2, "Did you mean 'android'?", *words, "out", "--format", "andriod", cwd=tmp_path)
-    refused(2, "already something at there", *words, "there", "--format", "android", cwd=tmp_path)
-    refused(2, "is no name for a model", *words, "out", "--format", "android", "--as", "../x", cwd=tmp_path)
-    refused(2, "is no bundle", "export", "nope", "out", "--format", "android", cwd=tmp_path)
+    user.is_refused(2, "Did you mean 'android'?", *words, "out", "--format", "andriod")
+    user.is_refused(2, "already something at there", *words, "there", "--format", "android")
+    user.is_refused(2, "is no name for a model", *words, "out", "--format", "android", "--as", "../x")
+    user.is_refused(2, "is no bundle", "export", "nope", "out", "--format", "android")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]

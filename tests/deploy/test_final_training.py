@@ -1,19 +1,21 @@
-"""From a chosen network to a bundle: what is trained on, what the gates refuse, what a break costs."""
+"""From a chosen network to a bundle: what is trained on, what the gates refuse, what a break costs.
+
+One training is real: the one that made tests/made, broken off once on the way. Elsewhere its network is taken.
+"""
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgenas.deploy import Bundle, FinalTraining, ship, train_bundle, verify
+from benchmarks.int8 import spoil
+from edgenas.architecture import Architecture
+from edgenas.deploy import GATES, Bundle, FinalTraining, gates, quantising, ship, train_bundle, training, verify
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.data import Dataset, split
@@ -21,32 +23,127 @@ from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.mixed import Mix
 from edgenas.ledger import Ledger
 from edgenas.model import build_model, operator_kinds, run_tflite
-from tests.deploy.conftest import SMALL
+from tests import made
+from tests.deploy.inside import Inside
+from tests.made import SMALL
+from tests.made import make as making
 
 Final = Callable[..., FinalTraining]
-
-_TRAIN = """
-import sys
-from pathlib import Path
-from edgenas.architecture import Architecture
-from edgenas.deploy import FinalTraining, train_bundle
-from edgenas.evaluation.data import open_dataset, split
-from edgenas.evaluation.recipe import Recipe
-from edgenas.ledger import Ledger
-
-folder, notation, dataset = Path(sys.argv[1]), sys.argv[2], open_dataset(Path(sys.argv[3]))
-request = FinalTraining(
-    architecture=Architecture.parse(notation), precision="float32", dataset=dataset, splits=split(dataset, 0),
-    recipe=Recipe(batch_size=64, learning_rate=0.02), epochs=int(sys.argv[4]), seed=3, study="night", candidate="c",
-    folder=folder / "b1", checkpoint=folder / "checkpoint",
-)
-train_bundle(request, ledger=Ledger(folder / "ledger.jsonl"))
-"""
+RELU = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu head_c16_relu dense_n10")
 
 
-def test_the_bundle_says_what_its_files_do(bundle: Bundle, digits: Dataset, study: Path) -> None:
+class Broken(BaseException):
+    """Ends a training."""
+
+
+@dataclass(frozen=True)
+class Remade:
+    """What tests/made/make.py gave."""
+
+    folder: Path
+    bundle: Bundle
+    model: Any
+    request: FinalTraining
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "ledger.jsonl")
+
+
+@pytest.fixture(scope="module")
+def remade(tmp_path_factory: pytest.TempPathFactory) -> Remade:
+    """The real training, broken off in its fourth epoch, and gone on with."""
+    folder = tmp_path_factory.mktemp("study")
+    request = making.final_training(making.load_digits(folder / "cache"), folder)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if (what, done) == ("training", 3):
+            raise Broken
+
+    with pytest.raises(Broken):
+        train_bundle(request, ledger=Ledger(folder / "ledger.jsonl"), progress=stop)
+    assert not request.folder.exists()
+    return Remade(folder, *making.make(folder))
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return making.load_digits(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def final(digits: Dataset, tmp_path: Path) -> Final:
+    """A final training below a folder, with changes."""
+
+    def make(root: Path, **changes: Any) -> FinalTraining:
+        return dataclasses.replace(making.final_training(digits, root), **changes)
+
+    return make
+
+
+@dataclass
+class Trainings:
+    """Takes the place of `train`: the network of tests/made, at once.
+
+    Attributes:
+        asked: (epochs, whether there was something to go on from) of each.
+        model: makes what comes out.
+    """
+
+    asked: list[tuple[int, bool]] = dataclasses.field(default_factory=list)
+    model: Callable[[], Any] = made.trained_model
+
+    def __call__(
+        self, architecture: Architecture, dataset: Dataset, indices: Any, recipe: object, epochs: int, seed: int,
+        *, checkpoint: Path, on_epoch: Callable[[int, dict[str, float]], None],
+    ) -> Any:  # fmt: skip
+        left = checkpoint / "epoch-1"
+        self.asked.append((epochs, left.is_dir()))
+        left.mkdir(parents=True, exist_ok=True)
+        for epoch in range(1, epochs + 1):
+            on_epoch(epoch, {"loss": 1.0, "accuracy": 0.5})
+        return self.model()
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    trainings = Trainings()
+    monkeypatch.setattr(training, "train", trainings)
+    return trainings
+
+
+# The real training
+
+
+def test_remaking_what_tests_share_gives_the_same(remade: Remade, bundle: Bundle, tmp_path: Path) -> None:
+    """tests/made is what the code of today makes, in one go or broken off: else run `python -m tests.made.make`."""
+    with np.load(made.WEIGHTS) as weights:
+        for name, again in zip(sorted(weights), remade.model.get_weights(), strict=True):
+            np.testing.assert_allclose(again, weights[name], atol=1e-4, err_msg=name)
+    making.write_files(remade.model, remade.request, tmp_path)
+    for path in (made.INT8, made.FLOAT32):
+        again, before = (tmp_path / path.name).read_bytes(), path.read_bytes()
+        assert operator_kinds(again) == operator_kinds(before)
+        assert abs(len(again) - len(before)) < 64
+    old, new = bundle.manifest, remade.bundle.manifest
+    loose = {"release": 0, "created": "", "versions": {}, "files": {}, "model_bytes": 0, "accuracy": None, "gates": (),
+             "repair": None}  # fmt: skip
+    assert dataclasses.replace(old, **loose) == dataclasses.replace(new, **loose)
+    assert new.files.keys() == old.files.keys()
+    assert [gate.name for gate in new.gates] == [gate.name for gate in old.gates]
+    assert new.accuracy.test == pytest.approx(old.accuracy.test, abs=0.01)
+    assert remade.bundle.labels == bundle.labels
+    assert bundle.samples is not None and remade.bundle.samples is not None
+    np.testing.assert_array_equal(remade.bundle.samples.images, bundle.samples.images)
+    if old.versions == new.versions:  # the same converter, and the same kernels of the runtime
+        names = (samples.outputs.argmax(axis=1) for samples in (remade.bundle.samples, bundle.samples))
+        assert np.equal(*names).mean() >= 0.97
+
+
+def test_the_bundle_says_what_its_files_do(remade: Remade, digits: Dataset) -> None:
+    bundle = remade.bundle
     manifest, samples = bundle.manifest, bundle.samples
-    test = split(digits, 0).test.open(Ledger(study / "other.jsonl"), "check", "night", SMALL.id)
+    test = split(digits, 0).test.open(Ledger(remade.folder / "other.jsonl"), "check", "night", SMALL.id)
     content = bundle.model_path.read_bytes()
     found = run_tflite(content, digits.x[test]).argmax(axis=1)
     assert manifest.accuracy.test == pytest.approx((found == digits.y[test]).mean())
@@ -64,28 +161,43 @@ def test_the_bundle_says_what_its_files_do(bundle: Bundle, digits: Dataset, stud
     assert manifest.predicted.peak_memory_kb == manifest.predicted.arena_kb + manifest.predicted.model_kb
 
 
-def test_the_ledger_holds_epochs_the_opening_and_the_bundle(bundle: Bundle, study: Path) -> None:
-    events = [entry["event"] for entry in Ledger(study / "ledger.jsonl").entries()]
-    assert events == ["final_epoch"] * 6 + ["test_opened", "bundle_written"]
-    assert not (study / "checkpoint").exists()
-    written = Ledger(study / "ledger.jsonl").entries("bundle_written")[0]
-    assert written["files"] == bundle.manifest.files
-    assert bundle.manifest.accuracy.test_candidates == 1
-    assert bundle.manifest.model_bytes == bundle.model_path.stat().st_size
+def test_the_ledger_holds_epochs_the_opening_and_the_bundle(remade: Remade) -> None:
+    """Each epoch once: it went on from the third."""
+    entries = remade.ledger.entries()
+    assert [entry["epoch"] for entry in entries if entry["event"] == "final_epoch"] == [1, 2, 3, 4, 5, 6]
+    events = [entry["event"] for entry in entries if entry["event"] != "final_epoch"]
+    assert events[-2:] == ["test_opened", "bundle_written"] and events.count("test_opened") == 1
+    assert not (remade.folder / "checkpoint").exists()
+    written = remade.ledger.entries("bundle_written")[-1]
+    assert written["files"] == remade.bundle.manifest.files
+    assert remade.bundle.manifest.accuracy.test_candidates == 1
+    assert remade.bundle.manifest.model_bytes == remade.bundle.model_path.stat().st_size
 
 
-def test_an_existing_bundle_is_not_overwritten(bundle: Bundle, final: Final, study: Path) -> None:
-    before = bundle.model_path.read_bytes()
+def test_an_existing_bundle_is_not_overwritten(remade: Remade, trainings: Trainings) -> None:
+    before = remade.bundle.model_path.read_bytes()
     with pytest.raises(InputError, match="never overwritten"):
-        train_bundle(final(study), ledger=Ledger(study / "ledger.jsonl"))
-    assert bundle.model_path.read_bytes() == before
+        train_bundle(remade.request, ledger=remade.ledger)
+    assert (remade.bundle.model_path.read_bytes(), trainings.asked) == (before, [])
+
+
+def test_a_sound_network_is_not_touched(remade: Remade) -> None:
+    repair = remade.bundle.manifest.repair
+    assert (repair.kind, repair.epochs, repair.loss_after) == ("none", 0, None)
+    assert repair.loss_before is not None and repair.loss_before <= gates.MOST_LOSS
+    assert [gate.name for gate in remade.bundle.manifest.gates] == list(GATES)
+    assert all(gate.passed and not gate.allowed for gate in remade.bundle.manifest.gates)
+
+
+# With a network that was trained before
 
 
 def test_a_table_is_named_with_its_prediction(
-    final: Final, tmp_path: Path, local: object, table_of: Callable[..., LatencyTable]
-) -> None:
+    final: Final, trainings: Trainings, inside: Inside, tmp_path: Path, local: Device,
+    table_of: Callable[..., LatencyTable],
+) -> None:  # fmt: skip
     table = table_of(local, 80.0)
-    request = final(tmp_path, table=table, table_name="here-tiny", epochs=2, precision="float32", samples=False)
+    request = final(tmp_path, table=table, table_name="here-tiny", precision="float32", samples=False)
     made = train_bundle(request, ledger=Ledger(tmp_path / "ledger.jsonl"))
     again = Bundle.load(made.folder)
     assert again.manifest == made.manifest
@@ -99,13 +211,12 @@ def test_a_table_is_named_with_its_prediction(
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_another_network_than_the_trained_one_is_refused(
-    final: Final, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    final: Final, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """What a broken converter gives: a file of other weights."""
-    from edgenas.deploy import quantising
-
     convert = quantising.convert
     monkeypatch.setattr(quantising, "convert", lambda model, *rest: convert(build_model(SMALL), *rest))
+    monkeypatch.setattr(quantising, "fine_tune", lambda model, *_, **__: model)
     ledger = Ledger(tmp_path / "ledger.jsonl")
     with pytest.raises(CheckFailedError, match="float_conversion: the float32 file names the class that Keras names"):
         train_bundle(final(tmp_path, precision=precision), ledger=ledger)
@@ -113,59 +224,68 @@ def test_another_network_than_the_trained_one_is_refused(
     assert ledger.entries("test_opened") == [], "the test split stays sealed"
 
 
-def test_the_test_split_is_opened_for_a_second_candidate_only_if_that_is_said(final: Final, tmp_path: Path) -> None:
-    ledger, request = Ledger(tmp_path / "ledger.jsonl"), final(tmp_path, epochs=1, precision="float32")
+def test_the_test_split_is_opened_for_a_second_candidate_only_if_that_is_said(
+    final: Final, trainings: Trainings, tmp_path: Path
+) -> None:
+    ledger, request = Ledger(tmp_path / "ledger.jsonl"), final(tmp_path, precision="float32")
     request.splits.test.open(ledger, "final accuracy of another", request.study, "another")
     with pytest.raises(CheckFailedError, match=r"was opened first at .* for another .*`edgenas train --again`"):
         train_bundle(request, ledger=ledger)
-    assert ledger.entries("final_epoch") == [], "nothing was trained in vain"
+    assert trainings.asked == [], "nothing was trained in vain"
     made = train_bundle(dataclasses.replace(request, again=True), ledger=ledger)
     assert made.manifest.accuracy.test_candidates == 2
 
 
-def test_killed_in_the_middle_it_goes_on_from_the_last_epoch(digits: Dataset, final: Final, tmp_path: Path) -> None:
-    epochs = 30
+def test_what_another_training_left_is_not_gone_on_from(final: Final, trainings: Trainings, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    argv = [sys.executable, "-c", _TRAIN, str(tmp_path), str(SMALL), str(digits.folder), str(epochs)]
-    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
-    deadline = time.monotonic() + 60
-    while len(ledger.entries("final_epoch")) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = [entry["epoch"] for entry in ledger.entries("final_epoch")]
-    assert before[:3] == [1, 2, 3]
-    assert before[-1] < epochs
-    assert not (tmp_path / "b1").exists()
-
-    request = final(tmp_path, precision="float32", epochs=epochs, folder=tmp_path / "b1", candidate="c")
-    resumed = train_bundle(request, ledger=ledger)
-    after = [entry["epoch"] for entry in ledger.entries("final_epoch")]
-    assert sorted(set(after)) == list(range(1, epochs + 1))
-    assert len(after) <= epochs + 1, "at most the epoch whose line was lost is trained twice"
-    assert resumed.manifest.accuracy.float_test > 0.5
+    refused = final(tmp_path, precision="float32", limits={"max_model_kb": 0.5})
+    for request, goes_on in (
+        (refused, False),
+        (refused, True),  # broken off by a gate: nothing is trained again
+        (dataclasses.replace(refused, seed=4), False),
+        (dataclasses.replace(refused, epochs=7), False),
+        (dataclasses.replace(refused, recipe=dataclasses.replace(making.RECIPE, batch_size=32)), False),
+        (dataclasses.replace(refused, architecture=RELU), False),
+        (dataclasses.replace(refused, splits=split(refused.dataset, 1)), False),
+    ):
+        with pytest.raises(CheckFailedError, match="model_kb"):
+            train_bundle(request, ledger=ledger)
+        assert trainings.asked.pop() == (request.epochs, goes_on)
+    (tmp_path / "checkpoint" / "training.json").write_text(json.dumps({"architecture": "another"}))
+    train_bundle(final(tmp_path, precision="float32"), ledger=ledger)
+    assert trainings.asked == [(6, False)]
     assert not (tmp_path / "checkpoint").exists()
 
-    whole = final(tmp_path, precision="float32", epochs=epochs, folder=tmp_path / "b2", checkpoint=tmp_path / "other")
-    uninterrupted = train_bundle(whole, ledger=Ledger(tmp_path / "other.jsonl"))
-    assert resumed.model_path.read_bytes() == uninterrupted.model_path.read_bytes()
 
-
-def test_a_checkpoint_of_another_training_is_not_gone_on_from(final: Final, tmp_path: Path) -> None:
-    old = tmp_path / "checkpoint" / "epoch-5"
-    old.mkdir(parents=True)
-    (old / "model.keras").write_bytes(b"of another network")
-    (tmp_path / "checkpoint" / "training.json").write_text(json.dumps({"architecture": "another"}))
+def test_a_broken_limit_writes_nothing_unless_it_is_allowed(final: Final, trainings: Trainings, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    train_bundle(final(tmp_path, epochs=1, precision="float32"), ledger=ledger)
-    assert [entry["epoch"] for entry in ledger.entries("final_epoch")] == [1]
+    request = final(tmp_path, precision="float32", limits={"max_model_kb": 0.5, "max_arena_kb": 0.5})
+    with pytest.raises(CheckFailedError, match=r"limits: model_kb .* of at most 0.5 IS TOO MUCH; arena_kb"):
+        train_bundle(request, ledger=ledger)
+    assert ledger.entries("test_opened") == [], "the test split stays sealed"
+    assert not request.folder.exists()
+    made = train_bundle(dataclasses.replace(request, allow=("limits",)), ledger=ledger)
+    found = {gate.name: gate for gate in Bundle.load(made.folder).manifest.gates}
+    assert list(found) == ["float_conversion", "builtin_operators", "raw_pixels", "limits"]
+    assert (found["limits"].passed, found["limits"].allowed) == (False, True)
+    assert found["limits"].figures["max_model_kb"] == 0.5
+    assert [gate.allowed for gate in found.values()].count(True) == 1
+
+
+def test_an_unknown_gate_is_refused_before_anything_is_trained(
+    final: Final, trainings: Trainings, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"no gate 'limit'\. Did you mean 'limits'"):
+        train_bundle(final(tmp_path, allow=("limit",)), ledger=Ledger(tmp_path / "ledger.jsonl"))
+    assert trainings.asked == []
 
 
 def test_a_network_of_two_precisions_is_trained_shipped_and_verified(
-    final: Final, tmp_path: Path, local: Device, table_of: Callable[..., LatencyTable]
-) -> None:
+    final: Final, trainings: Trainings, inside: Inside, tmp_path: Path, local: Device,
+    table_of: Callable[..., LatencyTable],
+) -> None:  # fmt: skip
     table, mix = table_of(local, 80.0), Mix((2,), 0.05, 0.08, 0.09)
-    request = final(tmp_path, mix=mix, table=table, table_name="here-tiny", epochs=3, with_float32=True)
+    request = final(tmp_path, mix=mix, table=table, table_name="here-tiny", with_float32=True)
     limited = dataclasses.replace(request, limits={"max_latency_ms": 1000.0})
     with pytest.raises(CheckFailedError, match=r"no certified table tells what it will be \(no certificate is for a"):
         train_bundle(limited, ledger=Ledger(tmp_path / "ledger.jsonl"))
@@ -175,11 +295,54 @@ def test_a_network_of_two_precisions_is_trained_shipped_and_verified(
     assert (made.precisions, manifest.float_layers) == (("mixed", "float32"), (2,))
     assert (manifest.predicted.latency_ms, manifest.predicted.latency_interval_ms) == (0.05, None)
     assert manifest.predicted.model_kb == pytest.approx(manifest.model_bytes / 1024, rel=0.1)
-    floats, inside = made.model_of("float32").read_bytes(), made.model_path.read_bytes()
-    assert "DEQUANTIZE" in operator_kinds(inside)
+    floats, within = made.model_of("float32").read_bytes(), made.model_path.read_bytes()
+    assert "DEQUANTIZE" in operator_kinds(within)
     assert "DEQUANTIZE" not in operator_kinds(floats)
     assert [gate.passed for gate in manifest.gates] == [True, True, True, True, False]
     shipped = ship(made, local, "shoes")
     assert (shipped.active, shipped.promise) == (manifest.release, "unbacked")
-    assert (shipped.predicted_ms, shipped.agreement_on_device) == (0.05, pytest.approx(1.0, abs=0.02))
-    assert verify(local, "shoes", bundle=made).agreement_on_device == shipped.agreement_on_device
+    assert (shipped.predicted_ms, shipped.agreement_on_device) == (0.05, 1.0)
+    assert verify(local, "shoes", bundle=made).agreement_on_device == 1.0
+
+
+def spoiled() -> Any:
+    """SMALL's weights under plain ReLUs, its channels scaled apart: it names the same classes, and int8 harms it."""
+    model = build_model(RELU)
+    model.set_weights(made.trained_model().get_weights())
+    return spoil(model, 1024)
+
+
+def test_a_network_that_quantises_badly_is_caught_and_repaired(
+    final: Final, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings.model = spoiled
+    request = final(tmp_path, architecture=RELU, candidate=RELU.id)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(quantising, "fine_tune", lambda model, *_, **__: model)
+        with pytest.raises(CheckFailedError, match=r"quantisation: int8 costs \d+\.\d+ points"):
+            train_bundle(request, ledger=ledger)
+    assert ledger.entries("test_opened") == []
+
+    manifest = train_bundle(request, ledger=ledger).manifest
+    repair, (gate,) = manifest.repair, [gate for gate in manifest.gates if gate.name == "quantisation"]
+    assert repair.kind == "fine-tuned"
+    assert repair.epochs == len(ledger.entries("fine_tuning_epoch")) > 0
+    assert repair.loss_before is not None and repair.loss_after is not None
+    assert repair.loss_before > 0.3 > 0.03 > repair.loss_after
+    assert gate.passed and not gate.allowed
+    assert manifest.accuracy.test > manifest.accuracy.float_test - 0.03
+    low, high = manifest.accuracy.float_test_interval
+    assert low < manifest.accuracy.float_test < high
+
+
+def test_a_repair_that_helps_nothing_is_left(
+    final: Final, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings.model = spoiled
+    monkeypatch.setattr(quantising, "fine_tune", lambda model, *_, **__: build_model(RELU))  # it knows nothing
+    request = final(tmp_path, architecture=RELU, candidate=RELU.id, allow=("quantisation", "float_conversion"))
+    repair = train_bundle(request, ledger=Ledger(tmp_path / "ledger.jsonl")).manifest.repair
+    assert repair.kind == "none" and repair.epochs > 0
+    assert repair.loss_before is not None and repair.loss_after is not None
+    assert repair.loss_after >= repair.loss_before

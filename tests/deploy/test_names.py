@@ -1,8 +1,12 @@
-"""Hostile names, labels and paths: nothing of them is ever executed, and nothing leaves its folder."""
+"""Hostile names, labels and paths over SSH: nothing of them is ever executed, and nothing leaves its folder.
+
+Shells and files are real; the agent, which has no shell, works in this process."""
 
 import contextlib
 import dataclasses
+import functools
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +15,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgenas.deploy import Bundle, ship
-from edgenas.device import Connection, Device, connect, open_agent
+from edgenas.device import Connection, Device, connect
 from edgenas.errors import EdgeNASError, InputError
 from tests.board import Board
 from tests.deploy.conftest import on_board
+from tests.deploy.inside import Inside
 
 # Whatever is executed touches this file, which is in every shell's working folder.
 _CANARY = "edgenas-canary"
@@ -26,9 +31,15 @@ _PIECES = [
 hostile = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=5).map("".join)
 
 
+# One connection for all examples: each of them leaves it as it was.
+pytestmark = pytest.mark.usefixtures("inside")
+examples = functools.partial(settings, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
 @pytest.fixture(scope="module")
-def connection(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    with connect(on_board(board, tmp_path_factory.mktemp("work"))) as connection:
+def connection(board: Board) -> Iterator[Connection]:
+    with connect(on_board(board, board.folder / "work")) as connection:
+        connection.run(["true"])  # it is opened by no test, and left open by none
         yield connection
 
 
@@ -49,11 +60,11 @@ def around(work: Path) -> set[Path]:
     """All below the folder that `work` is in but itself: the server's home and temporary files are there. And what lies
     beside the roots that a path could be taken to begin at."""
     near = {path for path in work.parent.rglob("*") if path != work and work not in path.parents}
-    roots = {path for root in (Path("/"), Path.cwd()) for path in root.iterdir() if path.name != ".hypothesis"}
-    return {path for path in near | roots if path.name != _LOCK}
+    roots = {path for root in (Path("/"), Path.cwd()) for path in root.iterdir()}
+    return {path for path in near | roots if path.name not in (_LOCK, ".hypothesis", ".edgenas")}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=40)
 @given(words=st.lists(hostile, min_size=1, max_size=3))
 @example(words=["$(touch edgenas-canary)"])
 @example(words=["-n", "a\nb"])
@@ -63,7 +74,7 @@ def test_arguments_arrive_as_they_are(board: Board, connection: Connection, word
     assert touched(board) == []
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=40)
 @given(name=hostile.filter(lambda name: "/" not in name and name not in (".", "..")), resume=st.booleans())
 @example(name="-rf", resume=True)
 @example(name="$(touch edgenas-canary)\n'", resume=False)
@@ -86,18 +97,18 @@ def test_files_of_any_name_go_and_come(
     shutil.rmtree(Path(connection.folder, "any"))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=30)
 @given(name=hostile)
 @example(name="..")
 @example(name="a/../../b")
 def test_no_hostile_name_of_a_model_reaches_the_device(
-    board: Board, bundle: Bundle, connection: Connection, name: str
+    board: Board, inside: Inside, bundle: Bundle, connection: Connection, name: str
 ) -> None:
     assume(not (name.isascii() and name.replace("-", "a").replace(".", "a").isalnum() and name[0].isalnum()))
     with nothing_outside(Path(connection.folder)):
         with pytest.raises(InputError, match="is no name for a model"):
             ship(bundle, connection.device, name)
-        with open_agent(connection) as agent:
+        with inside.open(connection) as agent:
             for op, params in (
                 ("prepare", {"name": name, "release": 1, "files": {}}),
                 ("stage", {"name": name, "release": 1, "files": {}}),
@@ -124,19 +135,19 @@ def _is_a_folder(name: str) -> bool:
     return True
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=15)
 @given(name=hostile.filter(_is_a_folder), absolute=st.booleans())
 @example(name="$(touch edgenas-canary)'", absolute=False)
 @example(name="-rf", absolute=True)
 @example(name="a b/; touch edgenas-canary;/`touch edgenas-canary`", absolute=True)
 @example(name="~/x", absolute=False)
 def test_a_hostile_work_folder_is_one_folder(
-    board: Board, tmp_path_factory: pytest.TempPathFactory, name: str, absolute: bool
+    board: Board, inside: Inside, tmp_path_factory: pytest.TempPathFactory, name: str, absolute: bool
 ) -> None:
     """What is sent and what the agent does stays below it; relative, it is below the home on the device."""
     local = tmp_path_factory.mktemp("local") / "source"
     local.write_text(name)
-    root = tmp_path_factory.mktemp("root") if absolute else board.home
+    root = Path(tempfile.mkdtemp(dir=board.folder)) if absolute else board.home
     ours = set(root.iterdir())
     folder = f"{root}/{name}" if absolute else name.lstrip("/")
     device = dataclasses.replace(on_board(board, Path("x")), folder=folder)
@@ -147,7 +158,7 @@ def test_a_hostile_work_folder_is_one_folder(
         connection.put(local, f"{connection.folder}/blobs/sent", resume=True)
         connection.put(local, f"{connection.folder}/whole")
         assert (work / "blobs" / "sent").read_text() == (work / "whole").read_text() == name
-        with open_agent(connection) as agent:
+        with inside.open(connection) as agent:
             assert agent.call("deployed") == []
             agent.call("discard", name="net", files=[])
         assert around(root) == before
@@ -155,10 +166,12 @@ def test_a_hostile_work_folder_is_one_folder(
             first = root / work.relative_to(root).parts[0]
             assert set(root.iterdir()) - ours == {first}
             shutil.rmtree(first)
+    if absolute:
+        shutil.rmtree(root)
     assert touched(board) == []
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=5)
 @given(labels=st.lists(hostile.map(lambda text: text.replace("\n", " ")), min_size=10, max_size=10))
 def test_hostile_labels_arrive_as_they_are(
     board: Board, bundle: Bundle, rewritten: Callable[..., Bundle], connection: Connection,

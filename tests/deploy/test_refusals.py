@@ -1,4 +1,4 @@
-"""What a board refuses: one line that names the cause, the old release live, nothing left behind."""
+"""What a device refuses: one line that names the cause, the old release live, nothing left behind."""
 
 import contextlib
 import dataclasses
@@ -16,8 +16,7 @@ from edgenas.deploy.bundle import sign
 from edgenas.deploy.keys import PublicKey, SigningKey, create_key, distrust_key, trust_key, trusted_keys
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
-from tests.board import Board
-from tests.deploy.conftest import on_board
+from tests.deploy.inside import Inside
 
 Rewritten = Callable[..., Bundle]
 Keys = Callable[..., SigningKey]
@@ -25,18 +24,17 @@ Keys = Callable[..., SigningKey]
 
 @dataclasses.dataclass
 class Guarded:
-    """A board that trusts one key, with one release live."""
+    """A device that trusts one key, with one release live."""
 
-    board: Board
     device: Device
     key: SigningKey
     live: int
 
-    def refuses(self, kind: type[EdgeNASError], words: str, bundle: Bundle, device: Device | None = None) -> None:
+    def refuses(self, kind: type[EdgeNASError], words: str, bundle: Bundle) -> None:
         """Shipping `bundle` is refused with one line; afterwards all is as it was."""
         before = self.tree()
         with pytest.raises(kind, match=words) as caught:
-            ship(bundle, device or self.device, "digits")
+            ship(bundle, self.device, "digits")
         assert "\n" not in str(caught.value)
         assert self.tree() == before
         (found,) = deployed(self.device)
@@ -56,27 +54,13 @@ class Guarded:
 
 
 @pytest.fixture
-def guarded(board: Board, bundle: Bundle, rewritten: Rewritten, keys: Keys, tmp_path: Path) -> Guarded:
-    device = on_board(board, tmp_path / "work")
+def guarded(inside: Inside, local: Device, bundle: Bundle, rewritten: Rewritten, keys: Keys, tmp_path: Path) -> Guarded:
     key = keys()
-    assert trust_key(device, key.public) == [key.public.id]
+    assert trust_key(local, key.public) == [key.public.id]
     first = rewritten(bundle, tmp_path, key)
-    shipped = ship(first, device, "digits")
+    shipped = ship(first, local, "digits")
     assert next(check for check in shipped.checks if check.name == "signature").passed
-    return Guarded(board, device, key, first.manifest.release)
-
-
-def test_a_changed_host_key(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
-    newer = rewritten(bundle, tmp_path, guarded.key)
-    other = dataclasses.replace(guarded.device, host_key=Path(f"{guarded.board.make_key('other')}.pub").read_text()
-                                .rpartition(" ")[0])  # fmt: skip
-    guarded.refuses(DeviceError, "its host key has CHANGED", newer, other)
-
-
-def test_an_unknown_host_key(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:
-    newer = rewritten(bundle, tmp_path, guarded.key)
-    unknown = dataclasses.replace(guarded.device, host_key=None)
-    guarded.refuses(DeviceError, "its host key is not known yet", newer, unknown)
+    return Guarded(local, key, first.manifest.release)
 
 
 def test_a_tampered_model(guarded: Guarded, bundle: Bundle, rewritten: Rewritten, tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from edgenas.cli.main import cli
 from edgenas.deploy import Bundle, deployed, ship, verify
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, InputError
+from tests.deploy.inside import Inside
 
 
 @pytest.fixture
-def here(local: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+def here(local: Device, inside: Inside) -> Device:
     """The device `here` of a project in the current folder."""
-    monkeypatch.chdir(tmp_path)
     local.save()
     return local
 

@@ -1,4 +1,4 @@
-"""Two hosts that ship to one device: one of them at a time, and each says what is so."""
+"""Two hosts that ship to one device: each says what is so. That it is one at a time: test_end_to_end.py."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,9 @@ import pytest
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, rollback, ship
-from edgenas.device import Agent, Device
-from edgenas.errors import CheckFailedError, DeviceError
+from edgenas.device import Device
+from edgenas.errors import CheckFailedError
+from tests.deploy.inside import Inside
 
 Rewritten = Callable[..., Bundle]
 
@@ -25,40 +26,13 @@ def whole(device: Device) -> bool:
     return names == {"releases", "current", "history.jsonl"}
 
 
-def test_the_second_is_refused_while_the_first_ships(
-    device: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
-) -> None:
-    first, second = rewritten(bundle, tmp_path), rewritten(bundle, tmp_path)
-    ship(bundle, device, "digits")
-    refused: list[str] = []
-
-    def meanwhile(what: str, done: int, total: int) -> None:
-        if what == "measuring on the device" and not refused:
-            with pytest.raises(DeviceError, match=r"the device is being measured by .* since") as caught:
-                ship(second, device, "digits")
-            refused.append(str(caught.value))
-
-    shipped = ship(first, device, "digits", progress=meanwhile)
-    assert refused and "\n" not in refused[0]
-    assert (shipped.active, shipped.previous) == (first.manifest.release, bundle.manifest.release)
-    assert whole(device)
-    assert ship(second, device, "digits").previous == first.manifest.release
-    assert whole(device)
-
-
 @pytest.fixture
-def overtaken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+def overtaken(inside: Inside) -> Callable[[Callable[[], object]], None]:
     """Has something done by another host while this one waits for the device."""
 
     def by(other: Callable[[], object]) -> None:
-        lock, waiting = Agent.lock, [other]
-
-        def late(agent: Agent) -> None:
-            if waiting:
-                waiting.pop()()
-            lock(agent)
-
-        monkeypatch.setattr(Agent, "lock", late)
+        waiting = [other]
+        inside.before["lock"] = lambda: waiting.pop()() if waiting else None
 
     return by
 
@@ -80,7 +54,7 @@ def test_before_is_what_was_live_when_the_device_was_free(
 
 
 def test_a_rollback_meanwhile_is_no_switch_of_ours(
-    local: Device, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+    local: Device, inside: Inside, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
 ) -> None:
     """Going back waits for nobody who measures: it is for emergencies."""
     ship(bundle, local, "digits")

@@ -1,36 +1,18 @@
-"""Boards and small real models, made once a session."""
+"""This machine as a device, reached in each way, and models for it."""
 
-import os
-import subprocess
-import sys
-import time
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from edgenas.device import Connection, Device, connect
+from edgenas.device import Agent, Connection, Device, connect
+from edgenas.device.agent.main import answer, operations
 from tests.board import Board
-
-_MAKE_MODELS = """
-import sys
-import time
-from pathlib import Path
-import tensorflow as tf
-
-for filters in (1, 4, 8):
-    kernel = tf.random.Generator.from_seed(filters).normal((3, 3, 1, filters))
-
-    class Net(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 1))])
-        def __call__(self, x):
-            return tf.reduce_mean(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")), [1, 2])
-
-    net = Net()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([net.__call__.get_concrete_function()], net)
-    Path(sys.argv[1], f"conv{filters}.tflite").write_bytes(converter.convert())
-"""
+from tests.device import made as layers
+from tests.made import FLOAT32, INT8
 
 
 @pytest.fixture(scope="session")
@@ -68,24 +50,52 @@ def local(tmp_path: Path) -> Iterator[Connection]:
         yield connection
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with conv1.tflite, conv4.tflite and conv8.tflite: 8x8x1 in, 1, 4 or 8 numbers out."""
-    folder = tmp_path_factory.mktemp("models")
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    argv = [sys.executable, "-c", _MAKE_MODELS, str(folder)]
-    subprocess.run(argv, check=True, env=environment, capture_output=True)
+class Here:
+    """An agent that is no process of its own: it answers in this one. A connection's `start` in its place."""
+
+    def __init__(self, folder: str) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._table = operations(folder, None)  # type: ignore[arg-type]
+        self._said = b""
+
+    def send(self, data: bytes) -> None:
+        for line in filter(None, data.decode().split("\n")):
+            self._say(answer(self._table, line, self._say))
+
+    def _say(self, what: dict[str, object]) -> None:
+        self._said += json.dumps(what).encode() + b"\n"
+
+    def receive(self, timeout_s: float) -> bytes:
+        said, self._said = self._said, b""
+        return said
+
+    def errors(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def here(local: Connection) -> Agent:
+    """The agent on this machine, in this process."""
+    return Agent(local, Here(local.folder))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder with small models of three sizes: float32.tflite, int8.tflite (8x8x1 in, 10 out) and layer.tflite."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for path in (FLOAT32, INT8):
+        shutil.copy(path, folder)
+    shutil.copy(layers.path_of("k3_relu6", "int8"), folder / "layer.tflite")
     return folder
 
 
-def gone(pid: int, within_s: float) -> bool:
-    """Whether a process of this machine ends in that time."""
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
+def gone(pid: int) -> bool:
+    """Whether a process of this machine has ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

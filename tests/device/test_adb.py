@@ -1,17 +1,19 @@
 """Phones over adb, with the real client: what it says is explained, and two phones are told apart."""
 
+import itertools
 import os
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from edgenas.device import Device, Runtime, connect, open_agent
+from edgenas.device import Device, Runtime, adb, connect, open_agent
 from edgenas.device.adb import explain_state
 from edgenas.errors import DeviceError
 from tests.adb.lab import AdbServer, LabPhone
+from tests.waiting import until
 
 Make = Callable[..., LabPhone]
 
@@ -172,14 +174,28 @@ def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
         process.send(b"hello\n")
         assert process.receive(10) == b"hello\n"
         with pytest.raises(TimeoutError):
-            process.receive(0.2)
+            process.receive(0.01)
         assert Path(f"/proc/{pid}").exists()
         process.close()
-        for _ in range(300):
-            if not Path(f"/proc/{pid}").exists():
-                return
-            time.sleep(0.1)
-        raise AssertionError("it runs on")
+        until(lambda: not Path(f"/proc/{pid}").exists(), "it ended")
+
+
+@pytest.mark.parametrize("way", ["put", "get"])
+def test_a_transfer_that_takes_too_long_is_ended(
+    phone: LabPhone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    clock, ended = itertools.count(0, 100), []  # type: ignore[var-annotated]
+    (tmp_path / "file").write_text("x")
+    with connect(phone.device()) as connection:
+        remote = f"{connection.home}/slow"
+        connection.put(tmp_path / "file", remote)
+        monkeypatch.setattr(adb, "_output", lambda process, wait_s: None)  # it is never done
+        monkeypatch.setattr(adb, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        really_kill = adb.kill_process
+        monkeypatch.setattr(adb, "kill_process", lambda process: ended.append(really_kill(process)))
+        with pytest.raises(DeviceError, match=r"could not be (written|read) within 250 s"):
+            getattr(connection, way)(*((tmp_path / "file", remote)[:: 1 if way == "put" else -1]), timeout_s=250)
+    assert (len(ended), next(clock)) == (1, 400)
 
 
 def test_no_agent_on_a_phone(phone: LabPhone):

@@ -8,20 +8,34 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgenas.device import Device, connect, fetch_host_key, fingerprint, trust
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError
-from tests.board import Board, free_port
+from tests.board import Board
+from tests.waiting import free_port, until
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name server is asked: no host has a name."""
+    really = socket.getaddrinfo
+
+    def look_up(host: str, *more: Any, **others: Any) -> Any:
+        if not host[0].isdigit():
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return really(host, *more, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
 
 def _run(device: Device) -> str:
@@ -103,6 +117,7 @@ def test_identity_files_that_are_none(board: Board, tmp_path: Path):
         _run(dataclasses.replace(board.device(), identity_file=str(tmp_path / "id")))
 
 
+@pytest.mark.usefixtures("no_names")
 def test_an_unreachable_device_is_told_from_one_that_is_no_ssh_server(board: Board):
     with pytest.raises(DeviceError, match=r"cannot be reached at 127\.0\.0\.1 port .*refused"):
         _run(board.device(port=free_port()))
@@ -131,10 +146,7 @@ def test_a_locked_key_works_through_the_agent_only_without_a_terminal(
     address = tmp_path / "agent"
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL)
     try:
-        for _ in range(600):
-            if address.exists():
-                break
-            time.sleep(0.05)
+        until(address.exists, "the agent listens")
         (tmp_path / "ask").write_text("#!/bin/sh\necho secret words\n")
         (tmp_path / "ask").chmod(0o700)
         asking = {"SSH_AUTH_SOCK": str(address), "SSH_ASKPASS": str(tmp_path / "ask"), "SSH_ASKPASS_REQUIRE": "force"}
@@ -212,6 +224,7 @@ def config(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return folder / "config"
 
 
+@pytest.mark.usefixtures("no_names")
 def test_ssh_config_names_host_port_user_and_key(board: Board, config: Path):
     assert _run(Device("tiny", "ssh://tiny", board.host_key_line)) == "in"
     config.write_text("")
@@ -235,7 +248,8 @@ def test_proxy_command_carries_the_connection(board: Board, config: Path, tmp_pa
     config.write_text(f"Host tiny\n  ProxyCommand {sys.executable} {relay} %h %p\nInclude boards\n")
     assert _run(Device("tiny", "ssh://tiny", board.host_key_line)) == "in"
     assert sign.exists()
-    config.write_text("Host tiny\n  ProxyCommand sh -c 'echo no way through >&2; exit 1'\nInclude boards\n")
+    late = "exec 0<&- 1>&-; sleep 0.3; echo no way through >&2; exit 1"  # it has hung up before it says why
+    config.write_text(f"Host tiny\n  ProxyCommand sh -c '{late}'\nInclude boards\n")
     with pytest.raises(DeviceError, match="the proxy said: no way through"):
         _run(Device("tiny", "ssh://tiny", board.host_key_line))
 

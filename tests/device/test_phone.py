@@ -13,6 +13,7 @@ from edgenas.device import Device, Phone, findings, open_phone, setup_phone
 from edgenas.device.phone import read_info
 from edgenas.errors import DeviceError, InputError
 from tests.adb.lab import LabPhone
+from tests.waiting import until
 
 Make = Callable[..., LabPhone]
 SAID = """\
@@ -138,14 +139,16 @@ def test_a_lock_is_gone_when_the_cable_comes_out(make_phone: Make):
         phone.adbd.unplug()
         phone.plug_in()
         with opened(phone.device()) as second:
-            for _ in range(50):
+
+            def takes() -> bool:
                 try:
                     second.lock()
-                    break
                 except DeviceError as error:
                     assert "is being measured by" in str(error)
-            else:
-                raise AssertionError("it is still held")
+                    return False
+                return True
+
+            until(takes, "the lock is free")
 
 
 def test_health_is_a_sentence(phone: LabPhone):

@@ -1,22 +1,27 @@
-"""Releases on the device: sent by content, staged, verified, switched to, taken back."""
+"""Releases on the device: sent by content, staged, verified, switched to, taken back.
+
+What a full disk and a power cut do to them is tests/device/test_power_cut.py.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgenas.device import Agent, Connection, open_agent
-from edgenas.device.agent import store, switching
+from edgenas.device import Agent, Connection, Device, connect, open_agent
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 
 
 @pytest.fixture
-def agent(connection: Connection) -> Iterator[Agent]:
-    with open_agent(connection) as agent:
-        yield agent
+def connection(local: Connection) -> Connection:
+    return local
+
+
+@pytest.fixture
+def agent(here: Agent) -> Agent:
+    return here
 
 
 def digest(content: bytes) -> str:
@@ -69,7 +74,13 @@ def blobs(connection: Connection) -> set[str]:
     return {path.name for path in Path(connection.folder, "blobs").iterdir()}
 
 
-def test_releases_go_live_and_back(agent: Agent, connection: Connection, tmp_path: Path):
+def test_releases_go_live_and_back(device: Device, tmp_path: Path):
+    """With an agent of its own process, on each way to it."""
+    with connect(device) as connection, open_agent(connection) as agent:
+        _go_live_and_back(agent, connection, tmp_path)
+
+
+def _go_live_and_back(agent: Agent, connection: Connection, tmp_path: Path) -> None:
     assert agent.call("deployed") == []
     assert ship(agent, connection, tmp_path, 10, "one") == 10
     with pytest.raises(CheckFailedError, match="no earlier release"):
@@ -141,14 +152,6 @@ def test_the_same_release_once_more_changes_nothing(agent: Agent, connection: Co
         ship(agent, connection, tmp_path, 10, "one")
     with pytest.raises(CheckFailedError, match=r"labels\.txt: expected sha256"):
         agent.call("verify", name="net")
-
-
-def test_a_device_without_room_says_both_figures(agent: Agent, connection: Connection, tmp_path: Path):
-    ship(agent, connection, tmp_path, 10, "one")
-    huge = {"model.tflite": {"sha256": "0" * 64, "size_bytes": 10**15}}
-    with pytest.raises(CheckFailedError, match=r"1000000000\.0 MB are needed and 1 MB to spare; .* MB free"):
-        agent.call("prepare", name="net", release=20, files=huge)
-    assert live(connection) == "one"
 
 
 def test_files_that_do_not_match_are_named(agent: Agent, connection: Connection, tmp_path: Path):
@@ -348,14 +351,3 @@ def test_the_number_to_be_above_is_named(agent: Agent, connection: Connection, t
     ship(agent, connection, tmp_path, 99990101000000, "one")
     with pytest.raises(CheckFailedError, match="edgenas sign BUNDLE --after 99990101000000"):
         ship(agent, connection, tmp_path, 20261124154501, "two")
-
-
-def test_what_is_new_in_a_folder_lasts_through_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    synced: list[Path] = []
-    for module in (store, switching):
-        monkeypatch.setattr(module, "sync", synced.append)
-    store.make_folder(tmp_path / "models" / "net")
-    assert synced == [tmp_path, tmp_path / "models"]
-    for release in (10, 20):
-        switching.note(tmp_path / "models" / "net", "activate", release)
-    assert synced[2:] == [tmp_path / "models" / "net"], "once, when the history is made"

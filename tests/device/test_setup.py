@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,10 @@ from edgenas.device import Completed, Device, DeviceInfo, Runtime, RuntimeState,
 from edgenas.device.inspect import _signatures
 from edgenas.device.setup import _remedy, platforms, requirements
 from edgenas.errors import DeviceError
-from tests.board import Board, free_port
-
-BARE = (RuntimeState("ai-edge-litert", None, "not installed"), RuntimeState("tflite-runtime", None, "not installed"))
-PI = DeviceInfo(
-    agent=1, pid=1, python="3.11.2", machine="aarch64", system="Linux", libc="glibc 2.36", bits=64, cpu="Cortex-A72",
-    cores=4, memory_total_kb=4_000_000, memory_available_kb=3_000_000, disk_free_kb=9_000_000, boot_id="x", kernel="6",
-    os="Debian 12", firmware=None, governor=None, hostname="pi", numpy=None, runtimes=BARE, accelerators=(),
-)  # fmt: skip
+from tests.board import Board
+from tests.device.scripted import PI
+from tests.waiting import free_port
+from tests.wheelhouse import PIP
 
 
 def _needs(package: str, **changes: object) -> list[str]:
@@ -171,37 +166,31 @@ def test_doctor_names_what_keeps_it_out(board: Board, tmp_path: Path):
     assert problems(Device("here", "local:", folder=folder)) == ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "offline"), [("ai-edge-litert", False), pytest.param("tflite-runtime", True, marks=pytest.mark.long)]
-)
-def test_setup_then_measure_then_doctor(board: Board, models: Path, tmp_path: Path, package, offline):
-    device = board.device(folder=str(tmp_path / "work"), runtime=Runtime(package))
-    steps: list[str] = []
-    info = setup(device, steps.append, offline=offline)
-    assert info.runtime(package).version is not None
-    assert (info.numpy or "").startswith("2." if package == "ai-edge-litert" else "1.")
-    assert any("sending" in step for step in steps) == offline
-    steps.clear()
-    setup(device, steps.append)
-    assert len(steps) == 1, "nothing is installed twice"
-    with connect(device) as connection, open_agent(connection) as agent:
-        paths = []
-        for model in sorted(models.glob("*.tflite")):
-            paths.append(f"{connection.folder}/{model.name}")
-            connection.put(model, paths[-1])
-        for attempt in range(6):  # a visit that was disturbed does not count
-            time.sleep(attempt)
-            answer = agent.call("measure", models=paths, reference=paths[0], visits=5, runtime=package)
-            assert answer["failed"] == {}
-            if all(model["visits_us"] for model in answer["models"]):
-                break
-        assert all(min(model["visits_us"]) > 0 for model in answer["models"])
-        python = f"{connection.folder}/venv/bin/python"
-        assert not [found for found in findings(device) if found.level == "problem"]
-        if package == "tflite-runtime":
-            connection.run([python, "-m", "pip", "install", "-q", "numpy>=2"], timeout_s=200)
-            wrong = [found for found in findings(device) if found.level == "problem"]
-            assert len(wrong) == 1 and "wrong one for tflite-runtime" in wrong[0].what
-            assert wrong[0].remedy == "edgenas device setup board"
-            assert setup(device, steps.append).runtime(package).version is not None, "setup mends it"
+def test_setup_then_measure_then_doctor(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch):
+    """With pip and wheels as they are: by the board's own pip, and sent from here by the host's."""
+    for name, value in PIP.items():
+        monkeypatch.setenv(name, value)
+    with Board(tmp_path / "board", environment=PIP) as board:
+        device = board.device(folder=str(tmp_path / "work"))
+        steps: list[str] = []
+        info = setup(device, steps.append)
+        assert info.runtime("ai-edge-litert").version is not None
+        assert (info.numpy or "").startswith("2.") and info.cryptography is not None
+        assert not any("sending" in step for step in steps)
+        steps.clear()
+        setup(device, steps.append)
+        assert len(steps) == 1, "nothing is installed twice"
+        with connect(device) as connection, open_agent(connection) as agent:
+            paths = []
+            for model in sorted(models.glob("*.tflite")):
+                paths.append(f"{connection.folder}/{model.name}")
+                connection.put(model, paths[-1])
+            answer = agent.call("measure", models=paths, reference=paths[0], visits=5)
+            assert [len(model["visits_us"]) for model in answer["models"]] == [5] * 3
+            assert not [found for found in findings(device) if found.level == "problem"]
+            python = f"{connection.folder}/venv/bin/python"
+            assert connection.run([python, "-m", "pip", "uninstall", "-q", "-y", "cryptography"]).returncode == 0
+            info = setup(device, steps.append, offline=True)
+            assert info.cryptography is not None
+            assert any("sending cryptography-" in step for step in steps)
+            assert not Path(connection.folder, "wheels").exists(), "what was sent is removed"

@@ -196,6 +196,27 @@ def test_an_opening_is_in_the_ledger_and_a_second_needs_a_word(tmp_path: Path) -
     assert last["again"] is True and last["opening"] == 3
 
 
+def test_every_opening_is_recorded_not_the_first_alone(tmp_path: Path) -> None:
+    """Who looked how often for what stands in the ledger, each study's looks counted for itself."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    sealed = SealedTest(np.arange(7), "id")
+    looks = [("s", "aaa", False), ("t", "ccc", False), ("s", "aaa", False), ("s", "bbb", True), ("s", "bbb", True)]
+    for number, (study, candidate, again) in enumerate(looks, start=1):
+        sealed.open(ledger, f"look {number}", study, candidate, again=again)
+        assert len(ledger.entries("test_opened")) == number
+    keys = ("study", "candidate", "purpose", "opening", "again", "images")
+    assert [tuple(entry[key] for key in keys) for entry in ledger.entries("test_opened")] == [
+        ("s", "aaa", "look 1", 1, False, 7),
+        ("t", "ccc", "look 2", 1, False, 7),
+        ("s", "aaa", "look 3", 2, True, 7),
+        ("s", "bbb", "look 4", 3, True, 7),
+        ("s", "bbb", "look 5", 4, True, 7),
+    ]
+    assert [sealed.candidates(ledger, study) for study in ("s", "t", "u")] == [2, 1, 0]
+    other = SealedTest(np.arange(8), "id")
+    assert sealed.digest == SealedTest(np.arange(7), "other").digest != other.digest
+
+
 def test_nothing_is_given_out_when_the_ledger_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):

@@ -8,7 +8,7 @@ import pytest
 
 from edgenas.architecture import Architecture
 from edgenas.evaluation import finetuning
-from edgenas.evaluation.data import Dataset, load_dataset, split
+from edgenas.evaluation.data import Dataset, split
 from edgenas.evaluation.finetuning import fine_tune, fine_tuning_epochs
 from edgenas.evaluation.recipe import Recipe
 from edgenas.evaluation.training import prepare_tensorflow, train
@@ -18,21 +18,24 @@ RECIPE = Recipe(batch_size=64, learning_rate=0.02)
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return load_dataset("digits", (8, 8, 1), cache=tmp_path_factory.mktemp("cache"))
+def few(digits: Dataset) -> np.ndarray:
+    """128 images: two steps an epoch."""
+    return split(digits, 0).train[:128]
 
 
 @pytest.fixture(scope="module")
-def trained(digits: Dataset) -> Any:
+def trained(digits: Dataset, few: np.ndarray) -> Any:
     prepare_tensorflow()
-    return train(NETWORK, digits, split(digits, 0).train, RECIPE, 3, 1)
+    return train(NETWORK, digits, few, RECIPE, 1, 1)
 
 
 class _CutError(Exception):
     pass
 
 
-def _tune(trained: Any, digits: Dataset, checkpoint: Path | None = None, cut_after: int | None = None) -> Any:
+def _tune(
+    trained: Any, digits: Dataset, few: np.ndarray, checkpoint: Path | None = None, cut_after: int | None = None
+) -> Any:
     seen: list[int] = []
 
     def on_epoch(epoch: int, values: dict[str, float]) -> None:
@@ -41,9 +44,8 @@ def _tune(trained: Any, digits: Dataset, checkpoint: Path | None = None, cut_aft
         if epoch == cut_after:
             raise _CutError
 
-    images = split(digits, 0).train
-    calibration = digits.x[images[:100]].astype(np.float32)
-    model = fine_tune(trained, digits, images, calibration, RECIPE, 5, checkpoint=checkpoint, on_epoch=on_epoch)
+    calibration = digits.x[few[:100]].astype(np.float32)
+    model = fine_tune(trained, digits, few, calibration, RECIPE, 5, checkpoint=checkpoint, on_epoch=on_epoch)
     return model, seen
 
 
@@ -53,15 +55,15 @@ def test_little_data_get_more_epochs() -> None:
 
 
 def test_it_goes_on_after_a_break_as_if_there_had_been_none(
-    trained: Any, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Any, digits: Dataset, few: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetuning, "LEAST_STEPS", 1)
     before = [weight.numpy().copy() for weight in trained.weights]
-    whole, seen = _tune(trained, digits)
+    whole, seen = _tune(trained, digits, few)
     assert seen == [1, 2, 3]
     with pytest.raises(_CutError):
-        _tune(trained, digits, tmp_path, cut_after=2)
-    resumed, seen = _tune(trained, digits, tmp_path)
+        _tune(trained, digits, few, tmp_path, cut_after=2)
+    resumed, seen = _tune(trained, digits, few, tmp_path)
     assert seen == [3]
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -130,6 +130,21 @@ def test_the_size_of_the_caches_is_learned(sums: np.ndarray):
     assert 0.5 < fitted.refetch < 1.1
 
 
+def test_networks_that_are_faster_where_they_keep_more_spend_no_less_than_nothing_on_fetching(sums: np.ndarray):
+    """The fit's share of the caches would be negative: that is noise, and it is not taken for time that is saved."""
+    rng = np.random.default_rng(3)
+    asked = [Loads(rng.uniform(1, 40, 8), rng.uniform(10, 600, 8)) for _ in range(len(sums))]
+    terms = [cache_terms(load.reload_us, load.resident_kb, 1448.0).sum(axis=0) for load in asked]
+    saved = np.array([refetch_us(term[None], 1448.0)[0] for term in terms])
+    plain = sums[:, 0] * 0.2 + 100
+    fitted = fit(sums[:60], (plain - 0.3 * saved)[:60], asked[:60])
+    assert fitted.refetch == 0.0
+    with_caches, without = (
+        fitted.network_us(np.array([[1000.0, *term] for term in each])) for each in (terms, [np.zeros(3)] * len(terms))
+    )
+    np.testing.assert_array_equal(with_caches, without)
+
+
 # The certificate
 
 
@@ -184,6 +199,20 @@ def test_a_table_that_fails_its_certificate_backs_nothing(quiet_looking: Latency
 @pytest.fixture
 def quiet_looking(simulate: Callable[[MobileSpace], LatencyTable]) -> LatencyTable:
     return dataclasses.replace(simulate(SPACE), source="measured")
+
+
+def test_an_interval_is_of_a_single_time_the_later_one():
+    """The first measurement is not what a user will see, nor is the mean of both."""
+    later = tuple(Network("dense_n2", 1.5, repeated, 1.0) for repeated in (1.01, 1.02, 1.03, 1.04, 0.9))
+    assert Certificate((), later).factor(0.8) == pytest.approx(1 / 0.9)
+    assert Certificate((), later).factor(0.6) == pytest.approx(1.04)
+    earlier = tuple(Network("dense_n2", measured, 1.0, 1.0) for measured in (1.01, 1.02, 1.03, 1.04, 0.9))
+    assert Certificate((), earlier).factor(0.8) == pytest.approx(1.0)
+
+
+def test_what_a_network_takes_is_the_mean_of_both_measurements():
+    found = Network("dense_n2", 1.0, 1.2, 1.1)
+    assert (found.truth_ms, found.relative_error) == (pytest.approx(1.1), pytest.approx(0.0))
 
 
 def test_too_few_networks_for_a_coverage():

@@ -1,92 +1,168 @@
 """A table that still holds, and one that does not any more."""
 
 import dataclasses
+import itertools
 import json
-import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from edgenas.architecture import Architecture, Layer
 from edgenas.cli.main import cli
-from edgenas.device import Device, Runtime
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.profiling.checking import check_table
+from edgenas.latency.profiling.checking import LAYERS, check_table
 from edgenas.latency.profiling.planning import Plan
+from edgenas.latency.profiling.profiler import EMPTY, Subject, profile
 from edgenas.latency.table import LatencyTable
-from tests.latency.conftest import WITHOUT_XNNPACK, Peace
+from tests.latency.conftest import here
+from tests.latency.made import PLAN
+from tests.latency.scripted import SPACE, Factor, Lab
 
-pytestmark = pytest.mark.slow
-
-
-def test_a_fresh_table_is_fresh(project: Path, peace: Peace):
-    device = Device("quiet", "local:", folder=str(project / "work"))
-    table = peace.tables[-1]
-    for _ in range(3):
-        found = check_table(device, table)
-        # The whole machine may have become slower meanwhile: that alone may make it stale.
-        well = all("the whole device takes" in reason for reason in found.reasons)
-        if well:
-            break
-        table = peace.measure()  # the machine itself has changed since
-    assert well, found
-    assert found.changes == ()
-    assert abs(found.networks - 1) < 0.05
-    assert found.layers < 0.2
-    assert found.in_interval >= 0.5
+Weather = Callable[..., None]
 
 
-def test_a_runtime_that_lost_its_fast_kernels_makes_it_stale(
-    project: Path, quiet: LatencyTable, make_board: Callable[..., "object"], tmp_path: Path
+# On a device whose times follow a formula
+
+
+@pytest.fixture
+def table(lab: Lab, plan: Plan) -> LatencyTable:
+    """Of the device "a"."""
+    return profile(lab.device("a"), SPACE, "int8", plan=plan)
+
+
+def networks_by(factor: float) -> Factor:
+    return lambda subject, before: factor if isinstance(subject, Architecture) else 1.0
+
+
+def layers_by(factor: float, of_ten: int) -> Factor:
+    """So many of ten layers take so many times as long; the empty model's time is what it was."""
+
+    def moved(subject: Subject, before: int) -> float:
+        hit = isinstance(subject, Layer) and subject != EMPTY and zlib.crc32(str(subject).encode()) % 10 < of_ten
+        return factor if hit else 1.0
+
+    return moved
+
+
+def scattered() -> Factor:
+    """One network in three is faster by a fifth, one is slower: in the middle nothing has moved."""
+    factors = itertools.cycle((0.8, 1.0, 1.2))
+    return lambda subject, before: next(factors) if isinstance(subject, Architecture) else 1.0
+
+
+def test_nothing_has_changed(lab: Lab, plan: Plan, table: LatencyTable):
+    found = check_table(lab.device("a"), table)
+    assert found.fresh and found.reasons == () and found.changes == ()
+    assert (found.speed, found.networks) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert (found.in_interval, found.layers) == (1.0, pytest.approx(0.0, abs=1e-3))
+    asked = [each for batch in lab.benches["a"].asked for each in batch]
+    assert set(asked[: len(plan.certificate)]) == set(plan.certificate)
+    assert len(asked) == len(plan.certificate) + min(LAYERS, len(plan.layers))
+
+
+@pytest.mark.parametrize(
+    ("speed", "factor", "reason"),
+    [
+        (1.19, networks_by(1.0), None),
+        (1.21, networks_by(1.0), "the whole device takes 1.21 times as long as when the table was made"),
+        (0.79, networks_by(1.0), "the whole device takes 0.79 times as long as when the table was made"),
+        (1.0, networks_by(1.045), None),
+        (1.0, networks_by(1.06), "networks take 1.06 times as long beside the reference model"),
+        (1.0, networks_by(0.94), "networks take 0.94 times as long beside the reference model"),
+        (1.0, layers_by(1.15, of_ten=10), None),
+        (1.0, layers_by(1.3, of_ten=3), "one layer in ten has moved by more than 3"),
+        (1.0, scattered(), "only 30% of the networks lie in the interval of their prediction"),
+    ],
+)
+def test_a_table_is_stale_for_each_reason(
+    lab: Lab, table: LatencyTable, speed: float, factor: Factor, reason: str | None
 ):
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "sitecustomize.py").write_text(WITHOUT_XNNPACK)
-    board = make_board(environment={"PYTHONPATH": str(tmp_path / "odd")})
-    device = board.device("quiet", runtime=Runtime(python=sys.executable))  # type: ignore[attr-defined]
-    found = check_table(device, quiet)
-    assert not found.fresh
-    assert len(found.worst) > 0
+    found = check_table(lab.device("a", speed=speed, factor=factor), table)
+    if reason is None:
+        assert found.fresh, found.reasons
+    else:
+        assert not found.fresh
+        (said,) = found.reasons
+        assert reason in said
 
 
-def test_what_changed_of_the_device_is_named(project: Path, quiet: LatencyTable):
-    identity = dataclasses.replace(quiet.identity, kernel="5.4.0-old", runtime_version="1.0")
-    device = Device("quiet", "local:", folder=str(project / "work"))
-    found = check_table(device, dataclasses.replace(quiet, identity=identity))
-    assert any(change.startswith("kernel: 5.4.0-old became ") for change in found.changes)
-    assert any(change.startswith("runtime version: 1.0 became ") for change in found.changes)
+def test_the_layers_that_moved_most_are_named_and_those_that_take_nothing_do_not_count(lab: Lab, table: LatencyTable):
+    ordered = sorted(table.entries, key=lambda layer: table.entries[layer].us)
+    light, slow = ordered[0], ordered[-1]
+    nothing = dataclasses.replace(table.entries[light], us=0.01)  # and now it takes a hundred times as long
+    table = dataclasses.replace(table, entries=table.entries | {light: nothing})
+    found = check_table(lab.device("a", factor=lambda subject, before: 2.0 if subject == slow else 1.0), table)
+    assert found.fresh
+    assert len(found.worst) == 5 and found.worst[0] == (str(slow), pytest.approx(2.0, rel=0.05))
+    assert str(light) not in dict(found.worst)
 
 
-def test_an_imported_table_cannot_be_checked(project: Path, quiet: LatencyTable):
-    imported = dataclasses.replace(quiet, source="imported", certificate=None, reference=("", 0.0))
-    with pytest.raises(InputError, match="is imported and has no measured networks"):
-        check_table(Device("quiet", "local:"), imported)
+def test_what_changed_of_the_device_is_named(lab: Lab, table: LatencyTable):
+    device = lab.device("a", runtime_version="2.4.0")
+    lab.benches["a"].info.kernel = "6.1"
+    assert check_table(device, table).changes == ("kernel: 0 became 6.1", "runtime version: 2.3.0 became 2.4.0")
 
 
-def _in_project(project: Path, table: LatencyTable) -> None:
+def test_a_model_that_does_not_run_any_more_is_said_to(lab: Lab, plan: Plan, table: LatencyTable):
+    with pytest.raises(CheckFailedError, match=r"^a: .*\.tflite does not run there: invalid model"):
+        check_table(lab.device("a", fails={plan.certificate[0]}), table)
+
+
+@pytest.mark.parametrize("change", [{"certificate": None}, {"reference": ("", 0.0), "source": "imported"}])
+def test_a_table_without_measured_networks_cannot_be_checked(lab: Lab, table: LatencyTable, change: dict[str, object]):
+    with pytest.raises(InputError, match=r"is (measured|imported) and has no measured networks"):
+        check_table(lab.device("a"), dataclasses.replace(table, **change))  # type: ignore[arg-type]
+
+
+# By a real agent, on a virtual machine
+
+
+def in_project(project: Path, table: LatencyTable) -> None:
     """The table and its device, as a user has them."""
-    Device("quiet", "local:", folder=str(project / "work")).save()
+    here(project).save()
     table.save(project / "latency_tables" / "mine.json")
 
 
-def test_the_command_says_stale_and_ends_with_code_4(project: Path, quiet: LatencyTable):
-    """A table of a device that was a third as fast: nothing else of it has changed."""
-    slower = {layer: dataclasses.replace(entry, us=entry.us * 3) for layer, entry in quiet.entries.items()}
-    slow = dataclasses.replace(quiet, entries=slower, reference=(quiet.reference[0], quiet.reference[1] * 3))
-    _in_project(project, slow)
+def check(project: Path, table: LatencyTable) -> tuple[dict[str, object], BaseException | None]:
+    """What `table check --json` prints, and how it ends."""
+    in_project(project, table)
     result = CliRunner().invoke(cli, ["table", "check", "mine", "--json"])
-    assert isinstance(result.exception, CheckFailedError)
-    assert result.exception.exit_code == 4
-    found = json.loads(result.stdout)
+    return json.loads(result.stdout), result.exception
+
+
+def test_a_fresh_table_is_fresh(project: Path, quiet: LatencyTable):
+    found, error = check(project, quiet)
+    assert error is None and found["fresh"] is True and found["reasons"] == found["changes"] == []
+    assert (found["speed"], found["networks"]) == (pytest.approx(1, abs=0.005), pytest.approx(1, abs=0.005))
+    assert found["in_interval"] == 1.0
+    assert 0 <= float(str(found["layers"])) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("befalls", "reason"),
+    [
+        ({"speed": 1.3}, "the whole device takes 1.30 times as long as when the table was made"),
+        ({"kinds": {"DEPTHWISE_CONV_2D": 3.0}}, "one layer in ten has moved by more than "),
+    ],
+    ids=["it is slower", "it has lost its fast kernels"],
+)
+def test_a_stale_table_ends_the_command_with_code_4(
+    project: Path, quiet: LatencyTable, weather: Weather, befalls: dict[str, object], reason: str
+):
+    weather(**befalls)
+    found, error = check(project, quiet)
+    assert isinstance(error, CheckFailedError) and error.exit_code == 4
     assert found["fresh"] is False
-    assert found["speed"] < 0.8
-    assert "the whole device takes" in found["reasons"][0]
+    assert any(reason in str(said) for said in found["reasons"])  # type: ignore[attr-defined]
     assert {"networks", "in_interval", "layers", "worst", "changes"} <= set(found)
 
 
-def test_the_kernels_of_a_layer_on_the_device_itself(project: Path, quiet: LatencyTable, small_plan: Plan):
-    _in_project(project, quiet)
-    layer = next(layer for layer in small_plan.layers if str(layer).startswith("mbconv_k3_e3"))
+def test_the_kernels_of_a_layer_on_the_device_itself(project: Path, quiet: LatencyTable):
+    in_project(project, quiet)
+    layer = next(layer for layer in PLAN.layers if str(layer).startswith("mbconv_k3_e3"))
     result = CliRunner().invoke(cli, ["table", "show", "mine", "--layer", str(layer), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

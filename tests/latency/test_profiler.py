@@ -1,357 +1,291 @@
-"""Profiling real devices while things go wrong: no wrong number enters a table."""
+"""The profiler's own work, on devices whose times follow a formula."""
 
-import contextlib
 import dataclasses
+import itertools
 import json
-import os
-import re
-import shutil
-import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from edgenas.device import Device, Runtime
+from edgenas.architecture import Architecture, Layer
+from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError
-from edgenas.latency.profiling import adopting, rounds, siblings
-from edgenas.latency.profiling.adopting import find_donor
+from edgenas.latency.profiling import adopting, profiler
 from edgenas.latency.profiling.planning import Plan, plan_profile
-from edgenas.latency.profiling.profiler import profile, table_name
+from edgenas.latency.profiling.profiler import EMPTY, Subject, profile, table_name
 from edgenas.latency.table import LatencyTable
-from edgenas.model import MODELS, ConversionPool
-from tests.board import Board
-from tests.latency.conftest import SPACE, WITHOUT_XNNPACK, Peace, certificate
-
-pytestmark = pytest.mark.slow
-
-Make = Callable[..., Board]
-Right = Callable[[LatencyTable], None]
+from edgenas.ledger import Ledger
+from tests.latency import scripted
+from tests.latency.scripted import HALF_WIDTH, SPACE, Hands, Lab, layer_us, true_us
 
 
-def on(board: Board, name: str = "board") -> Device:
-    return board.device(name, runtime=Runtime(python=sys.executable))
+def measure(devices: Device | list[Device], plan: Plan) -> LatencyTable:
+    return profile(devices, SPACE, "int8", plan=plan)
 
 
-def local(project: Path) -> Device:
-    return Device("here", "local:", folder=str(project / "work"))
+def kept() -> set[str]:
+    """What a session that was broken off has kept."""
+    (path,) = Path(".edgenas/profiles").glob("*/measured.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["key"] for row in rows if row["event"] == "batch" for line in row["lines"]}
 
 
-def journal(project: Path) -> dict[str, float]:
-    """What a session that was broken off has kept: key -> ratio."""
-    (path,) = (project / ".edgenas" / "profiles").glob("*/measured.jsonl")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {row["key"]: row["value"] for line in lines if line["event"] == "batch" for row in line["lines"]}
+def test_the_table_holds_what_the_device_takes(lab: Lab, plan: Plan):
+    table = measure(lab.device("a"), plan)
+    assert (table.source, table.identity.device, table.identity.cpu) == ("measured", "a", "made up")
+    assert table.reference == (str(plan.reference), pytest.approx(true_us(plan.reference)))
+    assert table.empty_us == pytest.approx(scripted.EMPTY_US)
+    assert set(table.entries) == set(plan.layers)
+    for layer, entry in table.entries.items():
+        assert entry.us == pytest.approx(layer_us(layer), abs=1e-4), "the empty model's time is taken off"
+        assert entry.half_width == pytest.approx(HALF_WIDTH * true_us(layer) / layer_us(layer), abs=1e-4)
+        assert entry.cold_us == pytest.approx(2 * layer_us(layer), abs=1e-3)
+        assert entry.resident_kb == pytest.approx(layer.parameters / 1024)
+    assert table.certificate is not None and table.doubt is None
+    assert [n.notation for n in table.certificate.networks] == list(map(str, plan.certificate))
+    assert [n.notation for n in table.certificate.intervals] == list(map(str, plan.intervals))
+    summary = table.certificate_summary()
+    assert summary is not None and summary["mape"] < 0.002 and summary["noise_floor"] == 0
+    assert [n.notation for n in table.calibration.networks] == list(map(str, plan.calibration))
+    (path,) = Path("latency_tables").iterdir()
+    assert path.stem == table_name(lab.benches["a"].device, SPACE, "int8", 1) == "a-tiny-28x28x1-int8-t1"
+    assert LatencyTable.load(path) == table
+    assert not list(Path(".edgenas/profiles").iterdir()), "nothing is left of a session that has ended"
 
 
-def shares(table: LatencyTable) -> dict[str, float]:
-    """Times of layers and whole networks over the reference's: the whole machine may be faster or slower now."""
+def test_what_it_cost_is_in_the_table_and_in_the_ledger(lab: Lab, plan: Plan):
+    table = measure(lab.device("a"), plan)
+    batches = lab.benches["a"].asked
+    told = {
+        "sessions": 1, "visits": sum(map(len, batches)), "interrupted": 2 * len(batches), "drifted": len(batches),
+        "device_busy_s": float(len(batches)), "unsettled": 0, "adopted": 0, "adopted_from": None, "devices": ["a"],
+        "left_out": {}, "space": "tiny", "input": "28x28x1",
+    }  # fmt: skip
+    assert table.provenance.items() >= told.items()
+    (entry,) = Ledger(Path(".edgenas/ledger.jsonl")).entries("profiled")
+    assert entry.items() >= (told | {"table": "a-tiny-28x28x1-int8-t1"}).items()
+
+
+def test_networks_are_measured_at_the_beginning_and_again_at_the_end(lab: Lab, plan: Plan):
+    def later(subject: Subject, before: int) -> float:
+        return 1.04 if isinstance(subject, Architecture) and before else 1.0
+
+    table = measure(lab.device("a", factor=later), plan)
     assert table.certificate is not None
-    times_us = {str(layer): entry.us for layer, entry in table.entries.items()}
-    times_us |= {network.notation: 1000 * network.truth_ms for network in table.certificate.networks}
-    return {key: us / table.reference[1] for key, us in times_us.items()}
+    for network in (*table.certificate.networks, *table.certificate.intervals, *table.calibration.networks):
+        us = true_us(Architecture.parse(network.notation))
+        assert (network.measured_ms, network.repeated_ms) == pytest.approx((us / 1000, 1.04 * us / 1000))
+    order = [each for batch in lab.benches["a"].asked for each in batch if each != EMPTY]
+    assert order == [*plan.networks, *plan.layers, *plan.networks]
 
 
-def hold(peace: Peace, read: Callable[[LatencyTable], dict[str, float]], found: dict[str, float]) -> None:
-    """Assert that numbers are what a quiet measurement finds, then or now.
+def test_a_layer_that_the_runtime_folds_away_costs_next_to_nothing(lab: Lab, plan: Plan):
+    folded = plan.layers[0]
+    table = measure(lab.device("a", factor=lambda subject, before: 0.1 if subject == folded else 1.0), plan)
+    assert table.entries[folded].us == profiler.LEAST_US
 
-    A shared machine moves some layers by a quarter within minutes. A process that lost its core loses far more than
-    half as much again.
-    """
-    first = shares(peace.tables[0])
-    weighty = {key: share for key, share in found.items() if first[key] > 0.02}
-    odd = peace.strays(read, weighty)
-    assert len(odd) <= len(weighty) / 4, odd
-    assert all(1 / 1.5 < ratio < 1.5 for ratio in odd.values()), odd
+
+def test_it_goes_on_where_it_was_and_measures_nothing_twice(lab: Lab, plan: Plan):
+    with pytest.raises(DeviceError, match="the link broke"):
+        measure(lab.device("a", batches=11), plan)
+    before = lab.benches["a"].layers()
+    assert before and set(map(str, before)) <= kept()
+    table = measure(lab.device("a"), plan)
+    assert table.provenance["sessions"] == 2
+    assert sorted(map(str, before + lab.benches["a"].layers())) == sorted(map(str, plan.layers))
+    lab.device("b")
+    assert table.entries == measure(lab.benches["b"].device, plan).entries, "as if nothing had happened"
+
+
+@pytest.mark.parametrize("change", ["reference", "runtime"])
+def test_what_was_measured_otherwise_is_not_gone_on_with(lab: Lab, plan: Plan, change: str):
+    with pytest.raises(DeviceError, match="the link broke"):
+        measure(lab.device("a", batches=11), plan)
+    if change == "reference":
+        plan, device = dataclasses.replace(plan, reference=plan.networks[3]), lab.device("a")
+    else:
+        device = lab.device("a", runtime_version="2.4.0")
+    table = measure(device, plan)
+    assert table.provenance["sessions"] == 1
+    assert len(lab.benches["a"].layers()) == len(plan.layers)
+
+
+def test_a_layer_that_does_not_run_is_named_and_the_others_are_kept(lab: Lab, plan: Plan):
+    bad = plan.layers[3]
+    with pytest.raises(CheckFailedError) as caught:
+        measure(lab.device("a", fails={bad}), plan)
+    assert str(caught.value) == f"{bad} does not run on the device: invalid model."
+    assert {str(layer) for layer in plan.layers[:8] if layer != bad} <= kept()
+    assert str(bad) not in kept()
+    table = measure(lab.device("a"), plan)
+    assert table.provenance["sessions"] == 2 and bad in table.entries
+    lab.device("b", fails=set(plan.layers[:5]))
+    with pytest.raises(CheckFailedError, match=r"invalid model\. Nor do 2 others"):
+        measure(lab.benches["b"].device, plan)
+    with pytest.raises(CheckFailedError, match="The empty model does not run on the device: invalid model"):
+        measure(lab.device("c", fails={EMPTY}), plan)
+
+
+# What another table knows
 
 
 @pytest.fixture
-def right(peace: Peace) -> Right:
-    """Asserts that every number of a table is what a quiet measurement finds."""
-
-    def check(table: LatencyTable) -> None:
-        assert set(shares(table)) == set(shares(peace.tables[0]))
-        hold(peace, shares, shares(table))
-
-    return check
-
-
-def about_right(table: LatencyTable, peace: Peace) -> None:
-    """The same of boards that measured at once: here they share a machine and disturb each other, so most numbers."""
-    first = shares(peace.tables[0])
-    assert set(shares(table)) == set(first)
-    weighty = {key: share for key, share in shares(table).items() if first[key] > 0.02}
-    assert len(peace.strays(shares, weighty)) < len(weighty) / 2
+def earlier(lab: Lab, plan: Plan) -> LatencyTable:
+    """A table of the same device under another name."""
+    table = measure(lab.device("a"), plan)
+    (own,) = Path("latency_tables").iterdir()
+    own.rename("latency_tables/earlier.json")
+    lab.device("a")  # what it was asked is forgotten
+    return table
 
 
-def test_a_quiet_profile(quiet: LatencyTable, peace: Peace, small_plan: Plan):
-    def good(summary: dict[str, float]) -> bool:  # a busy machine has a noise floor of 10%
-        return summary["within_10_percent"] >= 1 / 2 and 0 < summary["noise_floor"] < 0.25
-
-    assert quiet.source == "measured"
-    assert len(quiet.entries) == len(small_plan.layers)
-    assert all((entry.cold_us or 0) >= entry.us for entry in quiet.entries.values())
-    assert quiet.identity.kernel == os.uname().release
-    summary = quiet.certificate_summary()
-    assert summary is not None
-    assert summary["networks"] == 6
-    if not good(summary):  # the machine changed in the middle
-        summary = peace.measure().certificate_summary()
-    assert summary is not None and good(summary)
-    low, high = quiet.interval_ms(small_plan.certificate)
-    assert (low < high).all()
+@pytest.fixture
+def other(plan: Plan) -> Plan:
+    """The same with another reference."""
+    return dataclasses.replace(plan, reference=plan.networks[3])
 
 
-@contextlib.contextmanager
-def at_work(processes: int) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress callback that lets other processes take core 0 once something was measured."""
-    busy: list[subprocess.Popen[bytes]] = []
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what == "measuring" and done and not busy:
-            spin = ["taskset", "-c", "0", sys.executable, "-c", "while True: pass"]
-            busy.extend(subprocess.Popen(spin) for _ in range(processes))
-
-    try:
-        yield progress
-    finally:
-        assert busy
-        for process in busy:
-            process.kill()
-            process.wait()
-
-
-def with_overhead(table: LatencyTable) -> dict[str, float]:
-    """What was measured of each layer, relative to the reference: with the time of a model that does nothing."""
-    return {str(layer): (entry.us + table.empty_us) / table.reference[1] for layer, entry in table.entries.items()}
-
-
-@pytest.mark.parametrize("processes", [1, 8])
-def test_another_process_that_takes_the_cores_spoils_no_number(
-    project: Path, small_plan: Plan, peace: Peace, right: Right, monkeypatch: pytest.MonkeyPatch, processes: int
-):
-    monkeypatch.setattr(rounds, "LONGEST_WAIT_S", 0.2)
-    device = dataclasses.replace(local(project), runtime=Runtime(cores=(0,)))  # elsewhere it might find a core free
-    try:
-        with at_work(processes) as progress:
-            right(profile(device, SPACE, "int8", plan=small_plan, progress=progress))
-    except DeviceError as error:
-        assert "too unsteady to measure" in str(error)
-        assert "lost their core to another process" in str(error)
-        kept = journal(project)
-        assert kept
-        hold(peace, with_overhead, {key: ratio for key, ratio in kept.items() if key in with_overhead(peace.tables[0])})
-        # In peace the same command ends what was begun.
-        right(profile(device, SPACE, "int8", plan=small_plan))
-
-
-def test_a_device_killed_and_restarted_goes_on(project: Path, small_plan: Plan, right: Right, make_board: Make):
-    board = make_board()
-
-    def cut(what: str, done: int, total: int) -> None:
-        if what == "measuring" and done:
-            board.kill()
-
-    with pytest.raises(DeviceError):
-        profile(on(board), SPACE, "int8", plan=small_plan, progress=cut)
-    before = journal(project)
-    assert len(before) >= 10
-    board.start()
-    table = profile(on(board), SPACE, "int8", plan=small_plan)
-    right(table)
-    assert table.provenance["sessions"] == 2
-    assert not (project / ".edgenas" / "profiles").exists() or not list((project / ".edgenas" / "profiles").iterdir())
-
-
-def test_a_device_with_little_space_keeps_few_models(
-    project: Path, small_plan: Plan, right: Right, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
-    monkeypatch.setattr("edgenas.latency.profiling.bench.ROOMY_KB", 1 << 50)
-    most = 0
-
-    def count(what: str, done: int, total: int) -> None:
-        nonlocal most
-        if what == "measuring":  # told when a batch has ended
-            most = max(most, len(list((project / "work" / "bench").glob("*.tflite"))))
-
-    right(profile(local(project), SPACE, "int8", plan=small_plan, progress=count))
-    assert 1 <= most <= 3, "the reference, and at most what the end of a batch leaves"
-    assert not (project / "work" / "bench").exists()
-
-
-def test_the_agent_killed_by_the_system_is_one_clear_error(project: Path, small_plan: Plan):
-    def kill(what: str, done: int, total: int) -> None:
-        if what == "measuring" and done:
-            for child in psutil.Process().children(recursive=True):
-                if any("agent-" in word for word in child.cmdline()):
-                    child.kill()
-
-    with pytest.raises(DeviceError, match="the agent ended while asked to"):
-        profile(local(project), SPACE, "int8", plan=small_plan, progress=kill)
-
-
-def test_a_device_with_256_mb(project: Path, small_plan: Plan, right: Right, make_board: Make):
-    parent = Path("/sys/fs/cgroup/memory")
-    if os.getuid() != 0 or not (parent / "memory.limit_in_bytes").exists():
-        pytest.skip("needs root and memory control groups, version 1")
-    group = parent / f"edgenas-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(256 << 20))
-        table = profile(on(make_board(cgroup=group)), SPACE, "int8", plan=small_plan)
-        right(table)
-        assert table.identity.memory_mb == 256
-    finally:
-        for line in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                psutil.Process(int(line)).kill()
-                psutil.Process(int(line)).wait(5)
-        group.rmdir()
-
-
-def test_a_layer_that_does_not_run_is_named_and_the_others_are_kept(
-    project: Path, converted: Path, small_plan: Plan, right: Right
-):
-    """Its file is damaged; once it is made anew, the same call goes on."""
-    models = project / ".edgenas" / "models"
-    models.unlink()
-    shutil.copytree(converted / ".edgenas" / "models", models)
-    layer = small_plan.layers[3]
-    with ConversionPool(MODELS, "int8") as pool:
-        path = pool.path(layer)
-    path.write_bytes(b"no model")
-    with pytest.raises(CheckFailedError, match=rf"{re.escape(str(layer))} does not run on the device: .*valid"):
-        profile(local(project), SPACE, "int8", plan=small_plan)
-    kept = journal(project)
-    assert str(layer) not in kept and str(small_plan.layers[2]) in kept
-    path.unlink()
-    table = profile(local(project), SPACE, "int8", plan=small_plan)
-    right(table)
-    assert table.provenance["sessions"] == 2
-
-
-def test_what_another_table_knows_is_not_measured_again(
-    project: Path, small_plan: Plan, right: Right, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(adopting, "LEAST_LAYERS", 10)
-    monkeypatch.setattr(adopting, "PROBES", 5)
-    # Five small layers wander more than twelve of every size; twice the truth (below) is still told.
-    monkeypatch.setattr(adopting, "MOST_SHIFT", 0.3)
-    monkeypatch.setattr(adopting, "MOST_SPREAD", 0.4)
-    name, tables = table_name(local(project), SPACE, "int8", 1), project / "latency_tables"
-    first = profile(local(project), SPACE, "int8", plan=small_plan)
-    # Its own certificate is of six networks alone: on a busy machine it may fail, and then nothing is taken from it.
-    first = dataclasses.replace(first, certificate=certificate([0.01] * 10))
-    first.save(tables / f"{name}.json")
-    assert find_donor(first.identity, small_plan.layers, (), own=name) is None, "who makes it again wants other figures"
-    (tables / f"{name}.json").rename(tables / "earlier.json")
-    other = dataclasses.replace(small_plan, reference=small_plan.networks[3])
-    table = profile(local(project), SPACE, "int8", plan=other)
-    assert table.provenance["adopted_from"] == "earlier"
-    assert table.provenance["adopted"] == len(small_plan.layers) - 5
+def test_what_another_table_knows_is_not_measured_again(lab: Lab, earlier: LatencyTable, other: Plan):
+    lab.benches["a"].speed = 1.5
+    table = measure(lab.benches["a"].device, other)
+    told = {"adopted_from": "earlier", "adopted": len(other.layers) - adopting.PROBES}
+    assert table.provenance.items() >= told.items()
+    assert len(lab.benches["a"].layers()) == adopting.PROBES
     assert table.reference[0] == str(other.reference)
-    # All but the probes are what they were, at the speed that the first reference has now.
-    us = [(first.entries[layer].us, entry.us) for layer, entry in table.entries.items()]
-    now = statistics.median(after / before for before, after in us)
-    anew = [after for before, after in us if abs(after - now * before) > 0.02 + 1e-3 * after]  # tables round
-    assert len(anew) <= 5, us
-    right(dataclasses.replace(table, reference=(first.reference[0], first.reference[1] * now)))
+    for layer, entry in table.entries.items():  # at the speed of today
+        assert entry.us == pytest.approx(1.5 * layer_us(layer), abs=1e-3)
+        assert entry.cold_us == pytest.approx(3.0 * layer_us(layer), abs=1e-2)
+        assert entry.resident_kb == pytest.approx(layer.parameters / 1024)
+    assert table.doubt is None
 
-    # The same table, but as if the device had been another one: its probes give it away.
-    moved = {x: dataclasses.replace(entry, us=entry.us * 2) for x, entry in first.entries.items()}
-    dataclasses.replace(first, entries=moved).save(tables / "earlier.json")
-    (tables / f"{name}.json").unlink()
-    table = profile(local(project), SPACE, "int8", plan=other)
-    assert (table.provenance["adopted"], table.provenance["adopted_from"]) == (0, None)
+
+def test_who_makes_a_table_again_wants_other_figures(lab: Lab, earlier: LatencyTable, plan: Plan):
+    Path("latency_tables/earlier.json").rename("latency_tables/a-tiny-28x28x1-int8-t1.json")
+    assert measure(lab.benches["a"].device, plan).provenance["adopted"] == 0
+    assert len(lab.benches["a"].layers()) == len(plan.layers)
+
+
+@pytest.mark.parametrize(
+    ("all_by", "odd", "odd_by", "adopts"),
+    [(1.025, 0, 1.0, True), (1.035, 0, 1.0, False), (0.96, 0, 1.0, False), (1.0, 2, 1.3, True), (1.0, 4, 1.15, False)],
+)
+def test_a_table_whose_probes_have_moved_gives_nothing(
+    lab: Lab, earlier: LatencyTable, other: Plan, all_by: float, odd: int, odd_by: float, adopts: bool
+):
+    """In the middle by more than 3%, or one of the twelve in four by more than 10%."""
+    probed = 0
+
+    def moved(subject: Subject, before: int) -> float:
+        nonlocal probed
+        if not isinstance(subject, Layer) or subject == EMPTY:
+            return 1.0
+        probed += 1
+        by = odd_by if probed <= odd else all_by
+        return 1 + (by - 1) * layer_us(subject) / true_us(subject)  # the empty model's time is what it was
+
+    lab.benches["a"].factor = moved
+    adopted = measure(lab.benches["a"].device, other).provenance["adopted"]
+    assert adopted == (len(other.layers) - adopting.PROBES if adopts else 0)
+
+
+def test_a_table_that_fails_its_certificate_or_is_of_another_device_gives_nothing(
+    lab: Lab, earlier: LatencyTable, other: Plan
+):
+    assert earlier.certificate is not None
+    wrong = tuple(dataclasses.replace(n, predicted_ms=2 * n.predicted_ms) for n in earlier.certificate.networks)
+    doubtful = dataclasses.replace(earlier, certificate=dataclasses.replace(earlier.certificate, networks=wrong))
+    doubtful.save(Path("latency_tables/earlier.json"))
+    assert measure(lab.device("a"), other).provenance["adopted"] == 0
+    Path("latency_tables/a-tiny-28x28x1-int8-t1.json").unlink()
+    earlier.save(Path("latency_tables/earlier.json"))
+    assert measure(lab.device("a", runtime_version="2.4.0"), other).provenance["adopted"] == 0
 
 
 # Several devices
 
 
-@pytest.fixture
-def noisy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Boards that are one machine and measure at once differ by more than boards of one kind; odd ones by far more."""
-    monkeypatch.setattr(siblings, "MOST_SHIFT", 0.3)
-    monkeypatch.setattr(siblings, "MOST_SPREAD", 0.5)
-
-
-@pytest.mark.usefixtures("noisy")
-def test_siblings_share_the_work(project: Path, small_plan: Plan, peace: Peace, make_board: Make):
-    devices = [on(make_board(), name) for name in ("a", "b")]
-    table = profile(devices, SPACE, "int8", plan=small_plan)
-    about_right(table, peace)
+def test_siblings_share_the_work_and_each_gets_the_table(lab: Lab, plan: Plan):
+    devices = [lab.device("a"), lab.device("b", factor=lambda s, before: 1.02 if isinstance(s, Architecture) else 1.0)]
+    table = measure(devices, plan)
     assert table.provenance["devices"] == ["a", "b"]
+    assert all(len(bench.asked) > 5 for bench in lab.benches.values())
+    assert sorted(str(x) for b in lab.benches.values() for x in b.layers()) == sorted(map(str, plan.layers))
+    for network in table.calibration.networks:  # which both have measured
+        us = true_us(Architecture.parse(network.notation))
+        assert network.measured_ms == pytest.approx(1.01 * us / 1000)
     for device in devices:
         own = LatencyTable.load(table_name(device, SPACE, "int8", 1))
-        assert own.identity.device == device.name
-        assert own.entries == table.entries
+        assert (own.identity.device, own.entries) == (device.name, table.entries)
+    assert len(list(Path("latency_tables").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("noisy")
-def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(
-    project: Path, small_plan: Plan, peace: Peace, make_board: Make, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("edgenas.latency.profiling.profiler.BATCH", 8)
-    boards = [make_board(), make_board()]
-
-    def cut(what: str, done: int, total: int) -> None:
-        if what == "measuring" and done > 20:
-            with contextlib.suppress(AssertionError):  # it is dead already
-                boards[1].kill()
-
-    devices = [on(board, name) for board, name in zip(boards, ("a", "b"), strict=True)]
-    table = profile(devices, SPACE, "int8", plan=small_plan, progress=cut)
-    about_right(table, peace)
+def test_what_a_sibling_that_dies_had_in_hand_goes_to_the_others(lab: Lab, plan: Plan):
+    table = measure([lab.device("a"), lab.device("b", batches=1)], plan)
     assert table.provenance["devices"] == ["a"]
-    assert list(table.provenance["left_out"]) == ["b"]
-    boards[1].start()
+    assert table.provenance["left_out"] == {"b": "b: the link broke."}
+    assert set(table.entries) == set(plan.layers)
+    assert not Path("latency_tables/b-tiny-28x28x1-int8-t1.json").exists()
 
 
-@pytest.mark.usefixtures("noisy")
-def test_a_board_that_does_not_behave_like_its_siblings_is_left_out(
-    project: Path, small_plan: Plan, peace: Peace, make_board: Make, tmp_path: Path
+def test_the_last_sibling_that_dies_ends_it(lab: Lab, plan: Plan):
+    with pytest.raises(DeviceError, match=r"^[ab]: the link broke"):
+        measure([lab.device("a", batches=1), lab.device("b", batches=1)], plan)
+    with pytest.raises(DeviceError, match=r"c: the link broke\.; d: the link broke"):
+        measure([lab.device("c", batches=0), lab.device("d", batches=0)], plan)
+
+
+def test_who_does_not_behave_like_its_siblings_is_left_out(lab: Lab, plan: Plan):
+    """Two against one, though that one comes first; one of another kind, and one that is not there."""
+
+    def slow(subject: Subject, before: int) -> float:
+        return 1.3 if isinstance(subject, Architecture) and "k7" in str(subject) else 1.0
+
+    devices = [
+        lab.device("odd", factor=slow), lab.device("a"), lab.device("gone", reachable=False),
+        lab.device("kept", cores=(0,)), lab.device("other", cpu="another"), lab.device("c"),
+    ]  # fmt: skip
+    table = measure(devices, plan)
+    assert table.provenance["devices"] == ["a", "c"]
+    left_out = table.provenance["left_out"]
+    assert set(left_out) == {"odd", "gone", "kept", "other"}
+    assert left_out["odd"].startswith("odd does not behave like a: relative to the reference model the same")
+    assert left_out["gone"] == "gone cannot be reached."
+    assert "another kind of device than odd (cores: unknown became (0,))" in left_out["kept"]
+    assert "another kind of device than odd (cpu: made up became another)" in left_out["other"]
+    assert sorted(path.stem[0] for path in Path("latency_tables").iterdir()) == ["a", "c"]
+    for layer, entry in table.entries.items():
+        assert entry.us == pytest.approx(layer_us(layer), abs=1e-4)
+
+
+@pytest.mark.parametrize(("all_by", "some_by", "stays"), [(1.04, 1.0, True), (1.06, 1.0, False), (1.0, 1.09, False)])
+def test_how_far_siblings_may_differ(lab: Lab, plan: Plan, all_by: float, some_by: float, stays: bool):
+    """In the middle by 5%, three in four by 8%."""
+    some = set(plan.networks[::3])
+
+    def factor(subject: Subject, before: int) -> float:
+        return (all_by * (some_by if subject in some else 1.0)) if isinstance(subject, Architecture) else 1.0
+
+    table = measure([lab.device("a"), lab.device("b", factor=factor)], plan)
+    assert table.provenance["devices"] == (["a", "b"] if stays else ["a"])
+
+
+def test_nobody_is_there(lab: Lab, plan: Plan):
+    with pytest.raises(DeviceError, match=r"a cannot be reached\. b cannot be reached"):
+        measure([lab.device("a", reachable=False), lab.device("b", reachable=False)], plan)
+
+
+@pytest.mark.parametrize("shares_host", [False, True])
+def test_a_device_on_the_host_s_cores_is_measured_only_while_nothing_else_goes_on(
+    lab: Lab, plan: Plan, monkeypatch: pytest.MonkeyPatch, shares_host: bool
 ):
-    """It says the same of itself, but its runtime runs the reference model without XNNPACK."""
-    with ConversionPool(MODELS, "int8") as pool:
-        size_bytes = pool.path(small_plan.reference).stat().st_size
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "sitecustomize.py").write_text(f"SIZE = {size_bytes}\n{WITHOUT_XNNPACK}")
-    odd = make_board(environment={"PYTHONPATH": str(tmp_path / "odd")})
-    unreachable = dataclasses.replace(on(odd, "d"), url="ssh://root@127.0.0.1:1")
-    devices = [on(odd, "b"), on(make_board(), "a"), unreachable, on(make_board(), "c")]
-    table = profile(devices, SPACE, "int8", plan=small_plan)
-    about_right(table, peace)
-    assert table.provenance["devices"] == ["a", "c"], "two against one, though that one comes first"
-    assert "does not behave like a" in table.provenance["left_out"]["b"]
-    assert "cannot be reached" in table.provenance["left_out"]["d"]
-    assert not (project / "latency_tables" / f"{table_name(devices[0], SPACE, 'int8', 1)}.json").exists()
-
-
-def test_another_kind_of_device_is_left_out(project: Path, small_plan: Plan, make_board: Make):
-    """Kept on other cores its numbers would be others."""
-    other = make_board().device("b", runtime=Runtime(python=sys.executable, cores=(0,)))
-    table = profile([on(make_board(), "a"), other], SPACE, "int8", plan=small_plan)
-    assert table.provenance["devices"] == ["a"]
-    assert "another kind of device than a (cores: " in table.provenance["left_out"]["b"]
-
-
-def test_one_device_has_one_profiler(project: Path, small_plan: Plan, make_board: Make):
-    board = make_board()
-    refused: list[str] = []
-
-    def come_meanwhile(what: str, done: int, total: int) -> None:
-        if what == "measuring" and not refused:
-            with pytest.raises(DeviceError) as caught:
-                profile(on(board), SPACE, "int8", threads=2, plan=small_plan)
-            refused.append(str(caught.value))
-
-    profile(on(board), SPACE, "int8", plan=small_plan, progress=come_meanwhile)
-    assert "is being measured by" in refused[0]
-    assert f"@{os.uname().nodename}" in refused[0]
+    monkeypatch.setattr(profiler, "ThreadPoolExecutor", Hands)
+    monkeypatch.setattr(profiler, "wait", Hands.wait)
+    monkeypatch.setattr(Hands, "most", 0)
+    measure([lab.device("a", shares_host=shares_host), lab.device("b", shares_host=shares_host)], plan)
+    assert Hands.most == (1 if shares_host else 2)
+    after_probes = lab.did[3:]
+    ahead = [one == two == "convert" for one, two in itertools.pairwise(after_probes)]
+    assert any(ahead) is not shares_host, "the next batches are converted meanwhile, but beside no such device"
 
 
 def test_a_plan_tells_layers_from_networks_and_keeps_the_sets_apart():

@@ -7,8 +7,7 @@ from benchmarks.int8 import spoil
 from edgenas.architecture import Architecture
 from edgenas.model import convert, equalise, fold, keras_on_tensorflow, run_tflite
 from edgenas.model.equalising import MOST_OF_RELU6, _pairs
-from tests.model.test_convert import COLOUR, HARDSWISH, PLAIN, interpreter, settled
-from tests.model.test_folding import images_for
+from tests.model.test_convert import COLOUR, HARDSWISH, PLAIN, at_home, images_for, interpreter, settled
 
 RELU = Architecture.parse(str(PLAIN).replace("relu6", "relu").replace("_se0.25", ""))
 
@@ -21,7 +20,7 @@ ONE_PAIR = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu6 head_c16_relu6 de
 )
 def test_the_network_computes_the_same(network: Architecture) -> None:
     images = images_for(network)
-    folded = fold(settled(network, images))
+    folded = fold(at_home(network))
     expected = np.asarray(folded(images, training=False))
     found = np.asarray(equalise(folded, images)(images, training=False))
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
@@ -43,7 +42,7 @@ def test_the_channels_of_a_tensor_have_one_range() -> None:
 def test_relu6_keeps_room_above() -> None:
     keras = keras_on_tensorflow()
     images = images_for(PLAIN)
-    folded = fold(settled(PLAIN, images))
+    folded = fold(at_home(PLAIN))
     activations = [activation for _, activation, _ in _pairs(folded)]
     inner = keras.Model(folded.inputs[0], [activation.output for activation in activations])
     before = [np.asarray(values).max(axis=(0, 1, 2)) for values in inner(images, training=False)]

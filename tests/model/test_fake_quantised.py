@@ -6,27 +6,23 @@ import numpy as np
 import pytest
 
 from edgenas.architecture import Architecture
-from edgenas.model import convert, fold, keras_on_tensorflow, run_tflite
+from edgenas.model import fold, keras_on_tensorflow, run_tflite
 from edgenas.model.fake_quantised import FakeQuantised, _round_activations, _round_weights
-from tests.model.test_convert import COLOUR, HARDSWISH, PLAIN, interpreter, settled
-from tests.model.test_folding import images_for
+from tests.model.test_convert import COLOUR, HARDSWISH, PLAIN, at_home, file_at_home, images_for, interpreter
 
 
-def _both(network: Architecture) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
-    """The rounding network, and the outputs of float, rounding network and int8 file on the same images."""
-    images = images_for(network, 100)
-    model = settled(network, images)
-    quantised = FakeQuantised(fold(model), images)
-    content = convert(model, "int8", images)
-    scale, zero = interpreter(content).get_output_details()[0]["quantization"]
-    on_device = (run_tflite(content, images.astype(np.uint8)).astype(float) - zero) * scale
-    simulated = np.asarray(quantised(images, training=False))
-    return quantised, np.asarray(model(images, training=False)), simulated, on_device
+def quantised_at_home(network: Architecture) -> Any:
+    return FakeQuantised(fold(at_home(network)), images_for(network))
 
 
 @pytest.mark.parametrize("network", [PLAIN, HARDSWISH, COLOUR], ids=["plain", "hardswish", "colour"])
 def test_it_errs_as_the_int8_file_errs(network: Architecture) -> None:
-    _, exact, simulated, on_device = _both(network)
+    images = images_for(network)
+    exact = np.asarray(at_home(network)(images, training=False))
+    simulated = np.asarray(quantised_at_home(network)(images, training=False))
+    content = file_at_home(network, "int8")
+    scale, zero = interpreter(content).get_output_details()[0]["quantization"]
+    on_device = (run_tflite(content, images.astype(np.uint8)).astype(float) - zero) * scale
     errors = [found - exact for found in (simulated, on_device)]
     sizes = [np.abs(error).mean() for error in errors]
     # Rounding is chaotic: a value near a half falls to one side or the other.
@@ -35,11 +31,10 @@ def test_it_errs_as_the_int8_file_errs(network: Architecture) -> None:
 
 
 def test_every_output_of_the_file_has_its_range() -> None:
-    quantised, *_ = _both(PLAIN)
+    quantised = quantised_at_home(PLAIN)
     # Convolutions 1 + 3 + 5 + 2 + 1, less those whose activation is fused; additions 2; the gate's mean and product;
     # the head's mean; the classifier. Each is a tensor of its own in the file.
-    content = convert(settled(PLAIN, images_for(PLAIN)), "int8", images_for(PLAIN))
-    details = interpreter(content)._get_ops_details()
+    details = interpreter(file_at_home(PLAIN, "int8"))._get_ops_details()
     learnt = [each for each in details if each["op_name"] not in ("QUANTIZE", "RESHAPE", "LOGISTIC")]
     assert len(quantised.variables) - len(quantised.trainable_variables) == len(learnt)
 
@@ -72,7 +67,7 @@ def test_gradients_pass_the_rounding_and_stop_at_the_ends() -> None:
 
 
 def test_ranges_follow_in_training_only() -> None:
-    quantised, *_ = _both(PLAIN)
+    quantised = quantised_at_home(PLAIN)
     ranges = quantised.variables[len(quantised.trainable_variables) :]
     before = [each.numpy() for each in ranges]
     dim = np.full((4, *PLAIN.input_shape), 3, np.float32)

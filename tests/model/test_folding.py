@@ -4,22 +4,18 @@ import numpy as np
 import pytest
 
 from edgenas.architecture import Architecture
-from edgenas.model import Precision, convert, fold, keras_on_tensorflow, run_tflite
-from tests.model.test_convert import BRANCHED, COLOUR, HARDSWISH, PLAIN, operators, settled
+from edgenas.model import Precision, fold, keras_on_tensorflow, run_tflite
+from tests.model.test_convert import BRANCHED, COLOUR, HARDSWISH, PLAIN, at_home, file_at_home, images_for, operators
 
 networks = pytest.mark.parametrize(
     "network", [PLAIN, HARDSWISH, COLOUR, BRANCHED], ids=["plain", "hardswish", "colour", "branched"]
 )
 
 
-def images_for(network: Architecture, count: int = 16) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, *network.input_shape)).astype(np.float32)
-
-
 @networks
 def test_the_folded_model_computes_the_same(network: Architecture) -> None:
     images = images_for(network)
-    model = settled(network, images)
+    model = at_home(network)
     before = [weight.numpy().copy() for weight in model.weights]
     folded = fold(model)
     expected, found = (np.asarray(each(images, training=False)) for each in (model, folded))
@@ -34,8 +30,7 @@ def test_the_folded_model_computes_the_same(network: Architecture) -> None:
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_the_folded_model_converts_to_the_same_operators(network: Architecture, precision: Precision) -> None:
     images = images_for(network)
-    model = settled(network, images)
-    files = [convert(each, precision, images) for each in (model, fold(model))]
+    files = [file_at_home(network, precision, folded) for folded in (False, True)]
     assert operators(files[0]) == operators(files[1])
     assert 0.95 < len(files[1]) / len(files[0]) < 1.01
     outputs = [run_tflite(file, images.astype(np.uint8)).astype(float) for file in files]

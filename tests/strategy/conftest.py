@@ -1,9 +1,12 @@
 """A space, a table whose costs are made up (and say so), and an evaluator that is quick and deterministic."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from edgenas.evaluation.evaluator import Evaluated
@@ -11,22 +14,33 @@ from edgenas.evaluation.recipe import Candidate
 from edgenas.latency.table import Entry, LatencyTable
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.space import MobileSpace
-from edgenas.strategy import Limits, Settings, Study
+from edgenas.strategy import Limits, Settings, Study, study
 from edgenas.strategy.objectives import FreeObjectives
 from tests.latency.conftest import IDENTITY
 
 
 class Formula:
-    """Accuracy from a formula: larger networks do better, with a wobble of the architecture's own."""
+    """Accuracy from a formula: larger networks do better, with a wobble of the architecture's own.
+
+    Args:
+        accuracy: another formula.
+    """
 
     name = "formula"
 
-    def __init__(self) -> None:
+    def __init__(self, accuracy: Callable[[Candidate], float] | None = None) -> None:
         self.seen: list[str] = []
+        self.candidates: list[Candidate] = []
+        self._accuracy = accuracy
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluated]:
         self.seen += [candidate.architecture.id for candidate in candidates]
-        return [Evaluated(values(candidate), None, 0.0) for candidate in candidates]
+        self.candidates += candidates
+        return [Evaluated(self.values(candidate), None, 0.0) for candidate in candidates]
+
+    def values(self, candidate: Candidate) -> dict[str, object]:
+        found = values(candidate)
+        return found if self._accuracy is None else found | {"accuracy": self._accuracy(candidate)}
 
     def close(self) -> None:
         pass
@@ -57,6 +71,16 @@ def table(space: MobileSpace) -> LatencyTable:
 
 
 @pytest.fixture(scope="session")
+def slow_stem(table: LatencyTable) -> LatencyTable:
+    """A device where the smallest network is slow: its stem takes 5 ms."""
+    entries = {
+        layer: dataclasses.replace(entry, us=entry.us + 5000 * str(layer).startswith("conv_k3_s2"))
+        for layer, entry in table.entries.items()
+    }
+    return dataclasses.replace(table, entries=entries)
+
+
+@pytest.fixture(scope="session")
 def half(space: MobileSpace, table: LatencyTable) -> Limits:
     """A limit on latency that half the space breaks."""
     drawn = space.sample(np.random.default_rng(1), 1000)
@@ -65,13 +89,29 @@ def half(space: MobileSpace, table: LatencyTable) -> Limits:
 
 
 @pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies are kept for the test alone: SQLite would take most of its time."""
+    studies: dict[str, optuna.Study] = {}
+
+    def open_storage(folder: Path, name: str) -> optuna.Study:
+        if name not in studies:
+            studies[name] = optuna.create_study(study_name=name, directions=list(study.OBJECTIVES.values()))
+        return studies[name]
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    monkeypatch.setattr(study, "open_storage", open_storage)
+
+
+@pytest.fixture
 def make_study(space: MobileSpace, table: LatencyTable, half: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
-    def make(name: str = "s", strategy: str = "nsga2", trials: int = 30, limits: Limits = half, seed: int = 0) -> Study:
+    def make(
+        name: str = "s", strategy: str = "nsga2", trials: int = 30, limits: Limits = half, **changes: Any
+    ) -> Study:
         settings = Settings(
             study=name, data="none", device="board", table="none", space="tiny", input_shape=(28, 28, 1),
-            trials=trials, strategy=strategy, limits=limits, seed=seed,
+            trials=trials, strategy=strategy, limits=limits, **changes,
         )  # fmt: skip
         return Study(settings, space, FreeObjectives(space, table, "int8", limits))
 

@@ -8,9 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.board import Board, free_port
-from tests.boards.entering import CPU, enter
-from tests.boards.rootfs import USER, USER_ID, root_file_system
+from benchmarks.real.boards.entering import CPU, enter
+from benchmarks.real.boards.rootfs import USER, USER_ID, root_file_system
+from tests.board import Board
+from tests.waiting import free_port
 
 _START_S = 60
 

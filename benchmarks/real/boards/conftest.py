@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.boards.arm64 import Arm64Board
-from tests.boards.entering import Uncommon, unsupported
+from benchmarks.real.boards.arm64 import Arm64Board
+from benchmarks.real.boards.entering import Uncommon, unsupported
 from tests.deploy.conftest import bundle, digits, final, study  # noqa: F401 - fixtures
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.boards.entering import ENTER, Uncommon, enter
+from benchmarks.real.boards.entering import ENTER, Uncommon, enter
 
 PACKAGES = (
     "base-files", "coreutils", "dash", "findutils", "grep", "sed", "libc-bin", "libstdc++6", "openssh-server",

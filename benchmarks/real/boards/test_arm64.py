@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 import edgenas.files as files
+from benchmarks.real.boards.conftest import User
+from benchmarks.real.boards.entering import MODEL
 from edgenas.deploy import Bundle, deployed, ship
 from edgenas.device import Device, Runtime, connect, findings, fingerprint, open_agent
 from edgenas.errors import CheckFailedError
@@ -21,8 +23,6 @@ from edgenas.latency.profiling.profiler import profile
 from edgenas.space import MobileSpace, mobile
 from edgenas.strategy import Final, Limits, Settings, search
 from edgenas.workflow import train
-from tests.boards.conftest import User
-from tests.boards.entering import MODEL
 
 pytestmark = [pytest.mark.boards, pytest.mark.slow]
 

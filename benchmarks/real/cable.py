@@ -1,4 +1,4 @@
-"""A host of its own for a test's board: a network namespace at the end of a cable that can be slow, lossy or unplugged.
+"""A host of its own for a board: a network namespace at the end of a cable that can be slow, lossy or unplugged.
 
 The namespace lives as long as the process that made it, and the cable as long as the namespace.
 """
@@ -52,6 +52,9 @@ class Cable:
         _run("ip", "link", "add", self._end, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         _run("ip", "address", "add", f"{self._mine}/29", "dev", self._end)
         _run("ip", "link", "set", self._end, "up")
+        # Unplugged, nothing looks for the host elsewhere: whatever is on the way to the world may answer for it.
+        self._nowhere = ["unreachable", f"{net}.{last}/29", "metric", "9999"]
+        _run("ip", "route", "replace", *self._nowhere)
         _run(*self.prefix, "ip", "address", "add", f"{self.address}/29", "dev", "eth0")
         _run(*self.prefix, "ip", "link", "set", "eth0", "up")
 
@@ -93,6 +96,7 @@ class Cable:
 
     def __exit__(self, *_: object) -> None:
         self._holder.communicate()
+        subprocess.run(["ip", "route", "delete", *self._nowhere], capture_output=True, check=False)
         subprocess.run(["ip", "link", "delete", self._end], capture_output=True, check=False)  # or the kernel did
 
 

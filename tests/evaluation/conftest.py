@@ -1,0 +1,32 @@
+"""Digits, small; and an evaluator whose worker trains nothing."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import edgenas.evaluation.evaluator as evaluating
+from edgenas.evaluation.data import Dataset, load_dataset, split
+from edgenas.evaluation.evaluator import TrainEvaluator
+from edgenas.evaluation.recipe import Fidelity
+from tests.evaluation import stand_ins
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_dataset("digits", (8, 8, 1), cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def answering(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TrainEvaluator]]:
+    """Evaluators whose worker process is real, and whose training is `stand_ins.evaluate`."""
+    monkeypatch.setattr(evaluating, "_start_worker", evaluating.end_with_parent)
+    monkeypatch.setattr(evaluating, "_evaluate", stand_ins.evaluate)
+    made: list[TrainEvaluator] = []
+
+    def make(fidelity: Fidelity = Fidelity(), seed: int = 0) -> TrainEvaluator:  # noqa: B008
+        made.append(TrainEvaluator(digits, split(digits, 0), fidelity, seed))
+        return made[-1]
+
+    yield make
+    for evaluator in made:
+        evaluator.close()
