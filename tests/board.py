@@ -95,7 +95,9 @@ class Board:
         """
         log = self.folder / "sshd.log"
         argv = [str(SSHD), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(log)]
-        self._process = subprocess.Popen([*self._prefix, *argv])
+        # However this process ends, the server ends with it.
+        tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        self._process = subprocess.Popen([*self._prefix, *tied, *argv])
 
         def greets() -> bool:
             with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as greeted:

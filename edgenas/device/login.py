@@ -27,7 +27,7 @@ from edgenas.device.device import Device, fingerprint
 from edgenas.errors import DeviceError, InputError, UnreachableError
 
 CONNECT_S = 10.0
-_LAST_WORD_S = 5  # of a proxy command
+_LAST_WORDS_S = 5.0  # a proxy that failed has ended, or is about to
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 # What to offer a server so that it shows the pinned key rather than another of its keys.
 _ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
@@ -138,10 +138,8 @@ class Wire:
         """What the proxy command said, if there is one and it spoke."""
         if self._process is None:
             return ""
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # one that failed is about to end: its last word comes then
-            self._process.wait(_LAST_WORD_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS_S)
         self._stderr.seek(0)
         text = self._stderr.read(2000).decode(errors="replace").strip().splitlines()
         return f" (the proxy said: {text[-1]})" if text else ""
