@@ -24,7 +24,9 @@ def until(happened: Callable[[], object], what: str = "") -> None:
 
 # Each worker has ports of its own, below those that the system gives to whoever asks for any.
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw") or 9)
-_ports = itertools.cycle(range(12_000 + 1_500 * _worker, 13_500 + 1_500 * _worker))
+_first = 12_000 + 1_500 * _worker
+_begin = os.getpid() % 1_500  # another run may be under way
+_ports = itertools.cycle([_first + (_begin + number) % 1_500 for number in range(1_500)])
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from edgenas.device import Device, Runtime
 from edgenas.latency.profiling import rounds
 from tests.adb.adbd import Adbd
-from tests.waiting import free_port
+from tests.waiting import free_port, until
 
 ADB = os.environ.get("ADB") or shutil.which("adb")
 TOOL = Path(__file__).with_name("benchmark_model.py")
@@ -70,12 +69,12 @@ class AdbServer:
     def attach(self, serial: str, state: str = "device") -> None:
         """Connect a phone, anew if need be, and wait for it."""
         self.adb("disconnect", serial)
-        for _ in range(50):
+
+        def is_there() -> bool:
             self.adb("connect", serial)
-            if self.states().get(serial, "").startswith(state):
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"{serial} is not {state}: {self.states()}")
+            return self.states().get(serial, "").startswith(state)
+
+        until(is_there, f"{serial} is {state}")
 
     def stop(self) -> None:
         self.adb("kill-server")

