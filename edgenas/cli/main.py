@@ -5,15 +5,17 @@ import sys
 
 import click
 
+from edgenas.cli.data import data
 from edgenas.cli.devices import device, doctor
 from edgenas.cli.exporting import export
 from edgenas.cli.keys import key
-from edgenas.cli.models import sign, train
+from edgenas.cli.models import predict, sign, train
 from edgenas.cli.printing import stderr
 from edgenas.cli.profiling import measure, profile, table
 from edgenas.cli.searching import pareto, report, search
 from edgenas.cli.shipping import deployed, rollback, ship, verify
 from edgenas.cli.starting import quickstart
+from edgenas.cli.studies import study
 from edgenas.errors import EdgeNASError
 
 INTERRUPTED = 130
@@ -31,8 +33,8 @@ def cli() -> None:
 
 
 for command in (
-    doctor, device, profile, table, measure, search, pareto, train, sign, export, ship, rollback, deployed,
-    verify, key, report, quickstart,
+    doctor, device, data, profile, table, measure, search, study, pareto, train, predict, sign, export, ship, rollback,
+    deployed, verify, key, report, quickstart,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -1,4 +1,4 @@
-"""edgenas train, sign."""
+"""edgenas train, predict, sign."""
 
 import dataclasses
 from pathlib import Path
@@ -203,3 +203,29 @@ def sign(bundle: Path, key: str | None, after: int, as_json: bool) -> None:
     else:
         how = "" if signing else ": you have no key (to make one: edgenas key create)"
         stdout.print(f"{bundle}: release {signed.manifest.release}, {_signed(signed)}{how}.", markup=False)
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("images", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--precision", type=click.Choice(["float32", "int8", "mixed"]), help="Which of the bundle's models.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Classes to print for each file.")
+@json_option
+def predict(bundle: Path, images: tuple[Path, ...], precision: str | None, top: int, as_json: bool) -> None:
+    """Say what the model of BUNDLE makes of each FILE: its scores by class.
+
+    Images may be of any size: they are brought to the input as in training.
+
+    \b
+    Example: edgenas predict studies/shoes/bundles/3f2a9c0b1d4e one.jpg two.png
+    """
+    from edgenas.deploy import Bundle
+    from edgenas.deploy import predict as predict_files
+
+    found = predict_files(Bundle.load(bundle), images, precision)
+    if as_json:
+        print_json({"predictions": [dataclasses.asdict(one) | {"label": one.label} for one in found]})
+        return
+    for one in found:
+        said = ", ".join(f"{label} {score:.1%}" for label, score in list(one.scores.items())[:top])
+        stdout.print(f"{one.file}: {said}")

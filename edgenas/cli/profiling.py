@@ -193,6 +193,21 @@ def check(name: str, as_json: bool) -> None:
         raise CheckFailedError(f"The table {name} is stale. Profile {found.identity.device} again.")
 
 
+@table.command()
+@click.argument("name", metavar="TABLE")
+@json_option
+def remove(name: str, as_json: bool) -> None:
+    """Remove TABLE. Studies that rest on it can be looked at, and not gone on with.
+
+    \b
+    Example: edgenas table remove pi-tiny-28x28x1-int8-t1
+    """
+    from edgenas.latency.table import remove_table
+
+    remove_table(name)
+    print_json({"removed": name}) if as_json else stdout.print(f"{name} removed.")
+
+
 def _print_table_summary(name: str, table: Any) -> None:
     identity, certificate = table.identity, table.certificate_summary()
     pairs = {

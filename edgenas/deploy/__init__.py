@@ -5,6 +5,7 @@ from edgenas.deploy.exporting import Exported, export
 from edgenas.deploy.gates import GATES
 from edgenas.deploy.live import Deployed, RolledBack, Verified
 from edgenas.deploy.manifest import Gate, Manifest
+from edgenas.deploy.prediction import Prediction, predict
 from edgenas.deploy.releases import deployed, rollback, verify
 from edgenas.deploy.shipped import Check, Shipped
 from edgenas.deploy.shipping import ship
@@ -19,12 +20,14 @@ __all__ = [
     "FinalTraining",
     "Gate",
     "Manifest",
+    "Prediction",
     "RolledBack",
     "Samples",
     "Shipped",
     "Verified",
     "deployed",
     "export",
+    "predict",
     "rollback",
     "ship",
     "train_bundle",

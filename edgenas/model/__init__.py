@@ -13,7 +13,7 @@ from edgenas.model.convert import (
 )
 from edgenas.model.equalising import equalise
 from edgenas.model.folding import fold
-from edgenas.model.interpret import run_tflite
+from edgenas.model.interpret import class_scores, run_tflite
 from edgenas.model.operators import operator_kinds
 from edgenas.model.quiet import keras_on_tensorflow, quiet
 from edgenas.model.workers import MODELS, ConversionPool, Jobs, end_with_parent, wait_for
@@ -27,6 +27,7 @@ __all__ = [
     "TensorInfo",
     "build_layer_model",
     "build_model",
+    "class_scores",
     "convert",
     "convert_layer",
     "convert_network",

@@ -22,3 +22,15 @@ def run_tflite(content: bytes, images: npt.NDArray[np.uint8], threads: int = 1) 
         interpreter.invoke()
         outputs[index] = interpreter.get_tensor(wanted["index"])[0]
     return outputs
+
+
+def class_scores(content: bytes, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """[N, classes] the softmax of what a model makes of raw images [N, height, width, channels]: shares of 1."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    raw = run_tflite(content, images).astype(float)
+    scale, zero_point = Interpreter(model_content=content).get_output_details()[0]["quantization"]
+    logits = (raw - zero_point) * scale if scale else raw
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return scores

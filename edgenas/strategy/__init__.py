@@ -2,7 +2,7 @@
 
 from edgenas.strategy.front import Front, Point
 from edgenas.strategy.searching import Inputs, Prepared, load_inputs, prepare, reopen, run, search
-from edgenas.strategy.settings import Final, Limits, Settings, load_settings, study_folder
+from edgenas.strategy.settings import Final, Limits, Settings, load_settings, remove_study, study_folder, study_names
 from edgenas.strategy.study import StoredStudy, Study, TrialReport
 
 __all__ = [
@@ -19,8 +19,10 @@ __all__ = [
     "load_inputs",
     "load_settings",
     "prepare",
+    "remove_study",
     "reopen",
     "run",
     "search",
     "study_folder",
+    "study_names",
 ]

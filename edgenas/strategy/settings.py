@@ -1,5 +1,6 @@
 """Everything needed to run a study again: `study.toml`."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,31 @@ def study_folder(name: str) -> Path:
     return Path("studies") / files.check_name("study", name)
 
 
+def study_names() -> list[str]:
+    """The studies of this project."""
+    return sorted(path.parent.name for path in Path("studies").glob("*/study.toml"))
+
+
+def remove_study(name: str, dry_run: bool = False) -> int:
+    """Remove a study with all that lies in its folder; how many bytes that is.
+
+    Args:
+        dry_run: remove nothing.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    load_settings(name)
+    folder = study_folder(name)
+    size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    if not dry_run:
+        # The settings last: a study that was half removed can be removed again.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "study.toml"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
+    return size_bytes
+
+
 def load_settings(name: str) -> Settings:
     """The settings of a study that was begun.
 
@@ -124,8 +150,7 @@ def load_settings(name: str) -> Settings:
     """
     path = study_folder(name) / "study.toml"
     if not path.is_file():
-        others = sorted(p.parent.name for p in Path("studies").glob("*/study.toml"))
-        raise InputError(f"There is no study {name!r}. {near(name, others)}")
+        raise InputError(f"There is no study {name!r}. {near(name, study_names())}")
     return files.from_mapping(Settings, files.read_toml(path, "study"), str(path))
 
 

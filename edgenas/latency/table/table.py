@@ -375,3 +375,18 @@ def _find(name: str | Path) -> Path:
 def table_names() -> list[str]:
     """The tables there are: the user's own and those shipped."""
     return sorted({p.stem for folder in files.shipped_folders("latency_tables") for p in folder.glob(f"*{SUFFIX}")})
+
+
+def remove_table(name: str) -> None:
+    """Remove a table of the user's.
+
+    Raises:
+        InputError: there is none of that name, or it came with EdgeNAS.
+    """
+    path = Path("latency_tables") / f"{files.check_name('table', name)}{SUFFIX}"
+    if path.is_file():
+        path.unlink()
+    elif name in table_names():
+        raise InputError(f"The table {name!r} came with EdgeNAS and stays; only yours, in ./latency_tables, go.")
+    else:
+        raise InputError(f"There is no table {name!r}. {near(name, table_names())}")

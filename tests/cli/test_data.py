@@ -1,0 +1,111 @@
+"""`edgenas data check`: each kind of bad folder is named, with what to do."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.terminal import Terminal
+
+Build = Callable[[Path], None]
+RNG = np.random.default_rng(0)
+
+
+def put(path: Path, pixels: np.ndarray | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = RNG.integers(0, 256, (20, 20, 3), np.uint8) if pixels is None else pixels
+    Image.fromarray(image).save(path)
+
+
+def fill(root: Path, *classes: str, count: int = 21, pixels: np.ndarray | None = None) -> None:
+    for label in classes:
+        for number in range(count):
+            put(root / label / f"{number}.png", pixels)
+
+
+def copied(root: Path) -> None:
+    fill(root, "a", "b")
+    for number in range(4):
+        shutil.copy(root / "a" / f"{number}.png", root / "b" / f"again{number}.png")
+
+
+def broken(root: Path) -> None:
+    fill(root, "a", "b")
+    for number in range(5):
+        (root / "a" / f"no{number}.png").write_bytes(b"no image")
+
+
+def empty(root: Path) -> None:
+    fill(root, "a", "b")
+    (root / "c").mkdir()
+
+
+def one_picture(root: Path) -> None:
+    fill(root, "a")
+    fill(root, "b", pixels=RNG.integers(0, 256, (20, 20, 3), np.uint8))
+
+
+def dark(root: Path) -> None:
+    fill(root, "a")
+    for number in range(21):
+        put(root / "b" / f"{number}.png", RNG.integers(0, 6, (20, 20, 3), np.uint8))
+
+
+def uneven(root: Path) -> None:
+    fill(root, "a", count=80)
+    fill(root, "b", count=8)
+
+
+BAD: dict[str, tuple[Build, str]] = {
+    "splits": (lambda root: fill(root, "training_set", "test_set"), "look like the name of a split"),
+    "system": (lambda root: fill(root, "a", "b", "@eaDir"), "@eaDir is a folder of some program"),
+    "empty": (empty, "c has no images"),
+    "one picture": (one_picture, "all images of b are one and the same picture"),
+    "dark": (dark, "21 images are nearly black: b (21)"),
+    "copies": (copied, "4 pictures are in several classes, such as a, b"),
+    "all the same": (lambda root: fill(root, "a", "b", pixels=np.full((20, 20, 3), 90, np.uint8)), "the same picture"),
+    "few": (lambda root: fill(root, "a", "b", count=3), "the class 'a' has 3 images"),
+    "two ways to write it": (lambda root: fill(root, "caf\u00e9", "cafe\u0301", "tea"), "are names of one class"),
+    "broken": (broken, "more than 1% of 47 files are no readable images"),
+    "one class": (lambda root: fill(root, "a"), "expected at least two classes"),
+    "a folder too deep": (lambda root: fill(root / "images", "a", "b"), "Did you mean"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_makes_data_useless_is_named(kind: str, tmp_path: Path) -> None:
+    build, words = BAD[kind]
+    build(tmp_path / "images")
+    done = Terminal(tmp_path).types("data", "check", "images", "--input", "16x16x3", "--json")
+    assert done.returncode == 4
+    found = json.loads(done.stdout)["findings"]
+    problems = [finding for finding in found if finding["level"] == "problem"]
+    assert any(words in finding["what"] for finding in problems), found
+    assert all(finding["remedy"] for finding in found)
+    assert words in done.stderr and done.stderr.count("edgenas: ") == 1
+    assert ".." not in done.stderr.splitlines()[-1]
+
+
+def test_what_may_be_meant_is_a_warning(tmp_path: Path) -> None:
+    uneven(tmp_path / "images")
+    done = Terminal(tmp_path).types("data", "check", "images", "--input", "16x16x3")
+    assert done.returncode == 0, done.stderr
+    assert "warning: a has 80 images, b has 8. Search with --metric balanced_accuracy --balance-classes." in done.stdout
+    assert "warning: b (8): fewer than 20 images" in done.stdout
+
+
+def test_good_data_are_counted_and_drawn(tmp_path: Path) -> None:
+    fill(tmp_path / "images", "bolt", "nut", count=30)
+    done = Terminal(tmp_path).types("data", "check", "images", "--input", "16x16x3", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["classes"] == {"bolt": 30, "nut": 30}
+    assert sum(said["splits"].values()) == 60
+    assert said["findings"] == []
+    with Image.open(tmp_path / said["sheet"]) as sheet:
+        drawn = np.asarray(sheet.convert("RGB"))
+    assert drawn.shape[0] > 2 * 72 and len(np.unique(drawn)) > 100, "two rows of pictures"
