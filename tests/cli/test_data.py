@@ -13,6 +13,7 @@ from tests.terminal import Terminal
 
 Build = Callable[[Path], None]
 RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (20, 20, 3), np.uint8)
 
 
 def put(path: Path, pixels: np.ndarray | None = None) -> None:
@@ -67,7 +68,7 @@ BAD: dict[str, tuple[Build, str]] = {
     "one picture": (one_picture, "all images of b are one and the same picture"),
     "dark": (dark, "21 images are nearly black: b (21)"),
     "copies": (copied, "4 pictures are in several classes, such as a, b"),
-    "all the same": (lambda root: fill(root, "a", "b", pixels=np.full((20, 20, 3), 90, np.uint8)), "the same picture"),
+    "all the same": (lambda root: fill(root, "a", "b", pixels=PICTURE), "the same picture"),
     "few": (lambda root: fill(root, "a", "b", count=3), "the class 'a' has 3 images"),
     "two ways to write it": (lambda root: fill(root, "caf\u00e9", "cafe\u0301", "tea"), "are names of one class"),
     "broken": (broken, "more than 1% of 47 files are no readable images"),
