@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import edgenas.files as files
 from edgenas.deploy import Bundle, rollback, ship
 from edgenas.device import Device
@@ -99,3 +101,17 @@ def test_no_cut_loses_what_a_rollback_goes_back_to(
         assert rollback(local, "digits").active == first
         assert cuts.served() == first
     assert cut == len(cuts.steps.seen) >= 4, "the lock, the link, its rename, the note"
+
+
+def test_what_was_cut_before_it_was_noted_is_gone_back_to(
+    local: Device, inside: Inside, bundle: Bundle, rewritten: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    """Another release follows it, not the same command."""
+    cuts = Cuts(local, inside, bundle, rewritten, tmp_path)
+    first, second = cuts.ship(cuts.another(), keep=3), cuts.another()
+    cuts.allowed = {first, second.manifest.release}
+    with cuts.steps.until("history.jsonl", end), pytest.raises(EdgeNASError, match="the agent ended"):
+        ship(second, local, "digits", keep=3)
+    assert cuts.served() == second.manifest.release
+    cuts.ship(cuts.another(), keep=3)
+    assert [rollback(local, "digits").active for _ in range(2)] == [second.manifest.release, first]

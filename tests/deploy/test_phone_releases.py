@@ -232,6 +232,24 @@ def test_a_name_that_is_none_is_refused_before_anything_is_opened(name: str) -> 
             work()
 
 
+@pytest.mark.parametrize("folder", ["$(touch canary)'", "-rf", "a b/; touch canary;/`touch canary`", "~/x", 'é*"\\'])
+def test_a_hostile_work_folder_is_one_folder(pocket: Pocket, tmp_path: Path, folder: str) -> None:
+    pocket.install_app(APP)
+    wire = Wire(pocket.device(folder=folder), pocket)
+    for releases in (PhoneReleases(wire), PhoneReleases(wire, APP)):
+        put(releases, 1, tmp_path)
+        put(releases, 2, tmp_path)
+        releases.prune("net", 0)
+        releases.reachable(releases.folder("net", 2), "model.tflite")
+        assert (releases.names(), releases.state("net").live) == (["net"], 2)
+        releases.discard("net")
+    assert Path(wire.folder).is_relative_to(pocket.home)
+    inside = Path(wire.folder).relative_to(pocket.home).parts[0]
+    assert [path.name for path in pocket.home.iterdir()] == [inside]
+    assert (Path(wire.folder) / "models" / "net" / "current" / "model.tflite").read_text() == "model 2"
+    assert canaries(pocket) == []
+
+
 @examples
 @given(said=st.one_of(words, st.sampled_from(["releases/../../x", "releases/-1", "releases/9" * 9, "releases/1 2"])))
 @example("releases/1")

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.real.boards.arm64 import Arm64Board
 from benchmarks.real.boards.entering import Uncommon, unsupported
-from tests.deploy.conftest import bundle, digits, final, study  # noqa: F401 - fixtures
+from tests.deploy.conftest import bundle  # noqa: F401 - a fixture
 
 
 class User:
