@@ -24,8 +24,6 @@ from edgenas.space import MobileSpace, mobile
 from edgenas.strategy import Final, Limits, Settings, search
 from edgenas.workflow import train
 
-pytestmark = [pytest.mark.boards, pytest.mark.slow]
-
 # The board's Python, with a runtime that runs into an instruction that no ARM processor knows, or reads address 0,
 # when it loads a model whose path says so.
 CRASHING = """
