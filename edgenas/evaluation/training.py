@@ -17,7 +17,7 @@ from edgenas.architecture import Architecture, Input, Node
 from edgenas.errors import EdgeNASError
 from edgenas.evaluation.data import Augment, Dataset, batches, class_weights, metrics
 from edgenas.evaluation.recipe import Recipe
-from edgenas.model import build_model, keras_on_tensorflow
+from edgenas.model import build_model, fused_batch_normalisation, keras_on_tensorflow
 
 Indices = npt.NDArray[np.int64]
 OnEpoch = Callable[[int, dict[str, float]], None]  # (epochs done, loss and accuracy)
@@ -258,6 +258,7 @@ def _restore(checkpoint: Path | None) -> tuple[Any, int]:
         return None, 0
     import keras
 
+    fused_batch_normalisation()
     model = keras.models.load_model(folder / MODEL)
     model.optimizer.exclude_from_weight_decay(var_names=UNDECAYED)  # Keras does not save it
     return model, epochs

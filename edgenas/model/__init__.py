@@ -1,5 +1,6 @@
 """From an `Architecture` to a Keras model, and from that to a `.tflite` file."""
 
+from edgenas.model.batch_norm import fused_batch_normalisation
 from edgenas.model.builder import build_layer_model, build_model
 from edgenas.model.convert import (
     PRECISIONS,
@@ -35,6 +36,7 @@ __all__ = [
     "end_with_parent",
     "equalise",
     "fold",
+    "fused_batch_normalisation",
     "input_of",
     "keras_on_tensorflow",
     "operator_kinds",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgenas.architecture import Architecture, Block, Conv, Dense, Head, Input, Layer, MBConv
+from edgenas.model.batch_norm import fused_batch_normalisation
 from edgenas.model.quiet import keras_on_tensorflow
 
 Tensor = Any  # a symbolic Keras tensor [B, height, width, channels]
@@ -132,7 +133,7 @@ def _convolve(x: Tensor, channels: int, kernel: int, stride: int) -> Tensor:
 
 
 def _normalise(x: Tensor) -> Tensor:
-    return keras_on_tensorflow().layers.BatchNormalization(momentum=BN_MOMENTUM)(x)
+    return fused_batch_normalisation()(momentum=BN_MOMENTUM)(x)
 
 
 def _activate(x: Tensor, activation: str) -> Tensor:

@@ -51,7 +51,9 @@ MODELS = Path(".edgenas/models")
 def _code() -> str:
     """A hash of the code that converts: what another version of it made is made again."""
     folder = Path(__file__).parent
-    return files.sha256(b"".join((folder / name).read_bytes() for name in ("builder.py", "convert.py")))[:12]
+    return files.sha256(
+        b"".join((folder / name).read_bytes() for name in ("batch_norm.py", "builder.py", "convert.py"))
+    )[:12]
 
 
 Jobs = list[tuple[Path, "Future[None] | None"]]  # each subject's path; the future that says it is there (None: it is)

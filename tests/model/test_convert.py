@@ -198,9 +198,8 @@ def test_only_builtin_operators(network: Architecture, precision: Precision) -> 
 @every_network
 def test_the_parameters_are_those_of_keras(network: Architecture) -> None:
     model = build_model(network)
-    normalised = sum(
-        int(layer.gamma.shape[0]) for layer in model.layers if type(layer).__name__ == "BatchNormalization"
-    )
+    kind = keras_on_tensorflow().layers.BatchNormalization
+    normalised = sum(int(layer.gamma.shape[0]) for layer in model.layers if isinstance(layer, kind))
     # A batch normalisation has four numbers a channel; folded, one is left: the bias.
     assert model.count_params() - 3 * normalised == network.parameters
     assert model.output_shape == (None, network.classes)
