@@ -31,7 +31,7 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
     """Draw accuracy against latency to a .png or .svg: every candidate, the front, its intervals and the limit."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.4), dpi=144, layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), dpi=160, layout="constrained")
     axes = figure.subplots()
     axes.scatter(
         [point.latency_ms for point in points],
@@ -61,15 +61,37 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
         ecolor="#7fb3c8",
         label="Pareto front, with the interval of its latency",
     )
+    _mark_picks(axes, front)
     if limit_ms is not None:
         axes.axvline(limit_ms, color="#c0392b", linestyle="--", linewidth=1, label=f"limit {limit_ms:g} ms")
     axes.set_xlabel("predicted latency, ms")
     axes.set_ylabel("validation accuracy after the search's training, %")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _mark_picks(axes: Any, front: Front) -> None:
+    """Ring the points that `--pick best` and `--pick knee` take."""
+    picked: dict[str, tuple[Point, list[str]]] = {}
+    for which in ("best", "knee") if len(front) else ():
+        point = front.pick(which)
+        picked.setdefault(point.id, (point, []))[1].append(which)
+    for point, names in picked.values():
+        place = point.latency_ms, point.accuracy * 100
+        axes.plot(*place, "o", markersize=10, markerfacecolor="none", markeredgecolor="#d35400")
+        axes.annotate(
+            " and ".join(names),
+            place,
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color="#d35400",
+        )
+    axes.margins(y=0.12)
 
 
 def _upper_edge(front: Front) -> list[Point]:

@@ -3,51 +3,65 @@
 import base64
 import html
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import edgenas.files as files
+from edgenas.deploy.manifest import FILE, Manifest, read_manifest
+from edgenas.errors import EdgeNASError
+from edgenas.ledger import Ledger
 from edgenas.report.front import draw_front, front_rows
 from edgenas.strategy import Front, Point, Settings
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2b36}
-table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem;border-bottom:1px solid #d8e0e6;text-align:right}
-td:first-child,th:first-child{text-align:left}code{font-size:12px;overflow-wrap:anywhere}img{max-width:100%}"""
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem;color:#1c2b36}
+h1{overflow-wrap:anywhere}.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+td,th{padding:.3rem .6rem;border-bottom:1px solid #d8e0e6;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}table.words td{white-space:normal;text-align:left;overflow-wrap:anywhere}
+table.words td:first-child{overflow-wrap:normal;min-width:6em;width:8em;vertical-align:top}
+code{font-size:12px;overflow-wrap:anywhere}img{max-width:100%}summary{cursor:pointer;color:#0b6e99}
+.bad{color:#c0392b}"""
+_HEADS = ("id", "accuracy", "latency ms", "interval ms", "arena kB", "model kB", "peak memory kB")
+# Of the settings, what only says that data and table are the same: folded away.
+_HASHES = ("data identity", "table checksum")
 
 
 def write_page(
     settings: Settings, front: Front, points: Sequence[Point], counts: Mapping[str, Any], backing: str, path: Path
 ) -> None:
-    """Write the page of a study: its question, its front as picture and table, what backs it, and what it cost."""
+    """Write the page of a study: its front, what became of it (test result, gates, devices), and what it was asked."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "front.svg"
         draw_front(front, points, f"{settings.study} on {settings.device}", picture, settings.limits.max_latency_ms)
         image = base64.b64encode(picture.read_bytes()).decode()
-    heads = ("id", "accuracy", "latency ms", "interval ms", "arena kB", "model kB", "peak memory kB")
-    rows = "".join(_row(row) for row in front_rows(front))
-    asked = _definitions(files.as_mapping(settings))
+    marks = {front.pick(which).id: which for which in ("best", "knee")} if len(front) else {}
+    rows = [_front_row(row, marks) for row in front_rows(front)]
+    study = path.parent if (path.parent / "study.toml").is_file() else Path("studies") / settings.study
+    asked = dict(_flat(files.as_mapping(settings)))
+    hashes = [(name, asked.pop(name)) for name in _HASHES if name in asked]
     networks = "".join(
         f"<p><b>{row['id']}</b> <code>{html.escape(row['notation'])}</code></p>" for row in front_rows(front)
     )
-    cost = ", ".join(f"{html.escape(str(name))}: {html.escape(str(value))}" for name, value in counts.items())
     files.write_atomically(
         path,
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(settings.study)}</title>"
-        f"<style>{_STYLE}</style><h1>{html.escape(settings.study)}</h1>"
+        '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
+        f"<title>{html.escape(settings.study)}</title><style>{_STYLE}</style><h1>{html.escape(settings.study)}</h1>"
         f"<p>Accuracy is the study's {settings.metric} on its validation split, after the search's short training; "
         f"latency and memory are predicted. {html.escape(backing)}</p>"
         f'<img alt="The front: accuracy against latency" src="data:image/svg+xml;base64,{image}">'
-        f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}</table>"
-        f"<h2>What it cost</h2><p>{cost}</p><h2>What was asked</h2><table>{asked}</table>"
-        f"<h2>The networks</h2>{networks}</html>\n",
+        f"{_table(rows, _HEADS)}{_trained(study)}{_shipped(study)}"
+        f"<h2>What it cost</h2>{_table(counts.items(), words=True)}"
+        f"<h2>What was asked</h2>{_table(asked.items(), words=True)}"
+        f"<details><summary>Data and table, by their hashes</summary>{_table(hashes, words=True)}</details>"
+        f"<details><summary>The networks of the front</summary>{networks}</details></html>\n",
     )
 
 
-def _row(row: Mapping[str, Any]) -> str:
+def _front_row(row: Mapping[str, Any], marks: Mapping[str, str]) -> tuple[str, ...]:
     interval = row["latency_interval_ms"]
-    cells = (
-        row["id"],
+    mark = marks.get(row["id"])
+    return (
+        f"{row['id']} ({mark})" if mark else row["id"],
         f"{row['accuracy']:.1%}",
         f"{row['latency_ms']:.3f}",
         "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
@@ -55,14 +69,51 @@ def _row(row: Mapping[str, Any]) -> str:
         f"{row['model_kb']:.0f}",
         f"{row['peak_memory_kb']:.0f}",
     )
-    return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
-def _definitions(mapping: Mapping[str, Any], prefix: str = "") -> str:
+def _trained(study: Path) -> str:
+    """What the networks that were trained fully came to: the test result, and each gate."""
     text = ""
+    for folder in sorted((study / "bundles").glob("*/")):
+        try:
+            manifest = read_manifest(folder / FILE)
+        except (EdgeNASError, OSError):
+            continue  # not written yet, or somebody's hand was in it: `edgenas ship` says so
+        text += f"<h3>{html.escape(manifest.architecture.id)}, {html.escape(manifest.precision)}</h3>"
+        text += _table(_results(manifest), words=True)
+    return f"<h2>Trained fully</h2>{text}" if text else ""
+
+
+def _results(manifest: Manifest) -> Iterable[tuple[str, str]]:
+    accuracy = manifest.accuracy
+    low, high = accuracy.test_interval
+    yield "test accuracy", f"{accuracy.test:.2%} (95%: {low:.2%} to {high:.2%}) of the .tflite file"
+    yield "release", str(manifest.release)
+    for gate in manifest.gates:
+        yield f"gate: {gate.name.replace('_', ' ')}", f"{'passed' if gate.passed else 'FAILED, ALLOWED'}: {gate.detail}"
+
+
+def _shipped(study: Path) -> str:
+    """What was put live from here, by the study's ledger: the last of each name on each device."""
+    entries = Ledger(study / "ledger.jsonl").entries("shipped")
+    last = {(entry.get("device"), entry.get("name")): entry for entry in entries}
+    rows = [
+        (str(device), str(name), str(entry.get("release")), str(entry.get("candidate")), str(entry.get("time"))[:16])
+        for (device, name), entry in sorted(last.items(), key=str)
+    ]
+    return f"<h2>Put live from here</h2>{_table(rows, ('device', 'name', 'release', 'network', 'at'))}" if rows else ""
+
+
+def _table(rows: Iterable[Iterable[Any]], heads: Sequence[str] = (), words: bool = False) -> str:
+    """An HTML table that scrolls by itself where it is wider than the page."""
+    head = f"<tr>{''.join(f'<th>{html.escape(head)}</th>' for head in heads)}</tr>" if heads else ""
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class=wide><table{' class=words' if words else ''}>{head}{body}</table></div>"
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for name, value in mapping.items():
         if isinstance(value, Mapping):
-            text += _definitions(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            text += f"<tr><td>{html.escape(prefix + name)}</td><td>{html.escape(str(value))}</td></tr>"
-    return text
+            yield (prefix + name).replace("_", " "), value

@@ -18,9 +18,10 @@ from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable, table_names
 from edgenas.latency.table.finding import find_table, mismatch
 from edgenas.latency.table.mixed import MIXED, Mix, fastest_mix
+from edgenas.ledger import Ledger
 from edgenas.model import Precision
 from edgenas.space import MobileSpace
-from edgenas.strategy import Point, Prepared, reopen
+from edgenas.strategy import Point, Prepared, reopen, study_folder, study_names
 
 FilePrecision = Literal["float32", "int8", "mixed"]
 
@@ -195,10 +196,28 @@ def ship_bundle(
     bundle = Bundle.load(path)
     target = Device.load(device)
     used = _own_table(bundle, target, precision) if table is None else _named_table(bundle, target, table, precision)
-    return ship(
+    shipped = ship(
         bundle, target, name, table=used, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
         progress=progress,
     )  # fmt: skip
+    if not dry_run:
+        _note(bundle, shipped)
+    return shipped
+
+
+def _note(bundle: Bundle, shipped: Shipped) -> None:
+    """Into the ledger of the study that the bundle is of, where that is here: the report says what runs where."""
+    study = bundle.manifest.study
+    if study.name in study_names():
+        Ledger(study_folder(study.name) / "ledger.jsonl").append(
+            "shipped",
+            device=shipped.device,
+            name=shipped.name,
+            release=shipped.release,
+            candidate=study.candidate,
+            latency_ms=shipped.latency_ms,
+            promise=shipped.promise,
+        )
 
 
 def ship_to_fleet(
@@ -214,10 +233,14 @@ def ship_to_fleet(
     Each is held to its own latency table where there is one that fits: the bundle's, or one of the same settings.
     """
     bundle = Bundle.load(path)
-    return ship_to_all(
+    outcomes = ship_to_all(
         bundle, chosen(pattern), name, rollout,
         table_of=lambda device: _own_table(bundle, device, rollout.precision), told=told, interrupted=interrupted,
     )  # fmt: skip
+    for outcome in outcomes:
+        if outcome.state == "changed" and outcome.shipped is not None:
+            _note(bundle, outcome.shipped)
+    return outcomes
 
 
 def _own_table(bundle: Bundle, device: Device, precision: str | None = None) -> LatencyTable | None:
