@@ -91,13 +91,18 @@ def test_2_profile_goes_on_after_a_kill_and_uses_one_connection(user: User) -> N
     journal = user.folder / ".edgenas/profiles/board-tiny-28x28x1-int8-t1/measured.jsonl"
     measured = [json.loads(line) for line in journal.read_text().splitlines() if '"batch"' in line]
     assert len(measured) == 3
+    # The table is to hold what was measured before the kill: these ratios, which the device would not give again.
+    lines = measured[2]["lines"]  # whole networks come first, then layers
+    for line in lines:
+        line["value"] *= 1.003
+    kept = journal.read_text().splitlines()[:-1]
+    journal.write_text("".join(f"{line}\n" for line in [*kept, json.dumps(measured[2])]))
     before = user.logins()
     found = user.gets("profile", "board", *SPACE, "--quick")
     assert user.logins() == before + 1
     made = json.loads(next((user.folder / "latency_tables").glob("*.json")).read_text())
     assert made["provenance"]["sessions"] == 2
-    # What was measured before the kill was not measured again: the table holds those very ratios.
-    for line in measured[2]["lines"]:  # whole networks come first, then layers
+    for line in lines:
         cost_us = line["value"] * made["reference"]["us"] - made["empty_us"]
         assert made["entries"][line["key"]][0] == pytest.approx(max(cost_us, 0.01), abs=1e-3)
     assert found["entries"] == len(made["entries"]) == len(plan_profile(MobileSpace("tiny", (28, 28, 1), 10)).layers)
