@@ -48,3 +48,8 @@ def near(name: str, known: Iterable[str]) -> str:
     if close:
         return "Did you mean " + " or ".join(repr(item) for item in close) + "?"
     return "Known: " + (", ".join(names) if names else "none yet") + "."
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 model", "2 models"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

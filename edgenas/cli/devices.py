@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, stderr, stdout
-from edgenas.errors import CheckFailedError
+from edgenas.errors import CheckFailedError, counted
 
-_MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]!![/]", "problem": "[red]XX[/]"}
+_MARKS = {"ok": ("ok", "green"), "warning": ("!!", "yellow"), "problem": ("XX", "red")}  # (word, colour)
 
 
 @click.command()
@@ -26,11 +26,12 @@ def doctor(device: str | None, as_json: bool) -> None:
         print_json({"findings": [{"level": f.level, "what": f.what, "remedy": f.remedy} for f in found]})
     else:
         for finding in found:
-            stdout.print(f"{_MARKS[finding.level]} ", end="")
-            stdout.print(finding.what + (f" -> {finding.remedy}" if finding.remedy else ""), markup=False)
+            word, colour = _MARKS[finding.level]
+            stdout.print(word, style=colour, end=" ")
+            stdout.print(finding.what + (f" -> {finding.remedy}" if finding.remedy else ""))
     problems = sum(finding.level == "problem" for finding in found)
     if problems:
-        raise CheckFailedError(f"{problems} problem(s) found.")
+        raise CheckFailedError(f"{counted(problems, 'problem')} found.")
 
 
 @click.group()

@@ -9,6 +9,7 @@ import click
 from edgenas.cli.comparing import character_rows, diff, print_kernels, show_character, show_layer
 from edgenas.cli.importing import import_
 from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
+from edgenas.errors import counted
 
 # Of a table's provenance, what `profile --json` repeats.
 _COST = (
@@ -210,10 +211,11 @@ def remove(name: str, as_json: bool) -> None:
 
 def _print_table_summary(name: str, table: Any) -> None:
     identity, certificate = table.identity, table.certificate_summary()
+    threads = counted(identity.threads, "thread")
     pairs = {
         "table": name,
         "device": f"{identity.device} ({identity.cpu}; fingerprint {identity.fingerprint})",
-        "runtime": f"{identity.runtime} {identity.runtime_version}, {identity.delegate}, {identity.threads} thread(s)",
+        "runtime": f"{identity.runtime} {identity.runtime_version}, {identity.delegate}, {threads}",
         "precision": identity.precision,
         "layers": len(table.entries),
         "source": table.source,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from edgenas.device import Device, phone_delegate
-from edgenas.errors import EdgeNASError, InputError
+from edgenas.errors import EdgeNASError, InputError, counted
 from edgenas.latency.table import LatencyTable, MissingLayersError, table_names
 from edgenas.latency.table.certificate import Quality
 from edgenas.space import MobileSpace
@@ -102,7 +102,7 @@ def find_table(
     classes = f" --classes {space.classes}" if space.classes > _COVERED_CLASSES else ""
     activation = f" --activation {space.activation}" if space.activation != "relu6" else ""
     raise InputError(
-        f"No latency table fits {device.name}, {space.name} at {shape}, {precision}, {threads} thread(s). Make one: "
-        f"edgenas profile {device.name} --space {space.name} --input {shape} --precision {precision} "
+        f"No latency table fits {device.name}, {space.name} at {shape}, {precision}, {counted(threads, 'thread')}. "
+        f"Make one: edgenas profile {device.name} --space {space.name} --input {shape} --precision {precision} "
         f"--threads {threads}{classes}{activation}" + (f" ({' '.join(unreadable)})" if unreadable else "")
     )
