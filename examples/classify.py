@@ -39,15 +39,21 @@ class Classifier:
         sized = bring(image, (self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(sized).reshape(self.height, self.width, self.channels)
 
-    def __call__(self, picture: Path) -> str:
-        """The label of a picture."""
+    def __call__(self, picture: Path) -> tuple[str, float]:
+        """The label of a picture, and its score: the softmax, 1 in all."""
         (given,), (gives,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
         self.interpreter.set_tensor(given["index"], self.pixels(picture)[None].astype(given["dtype"]))
         self.interpreter.invoke()
-        return self.labels[int(self.interpreter.get_tensor(gives["index"])[0].argmax())]
+        raw = self.interpreter.get_tensor(gives["index"])[0].astype(float)
+        scale, zero_point = gives["quantization"]
+        logits = (raw - zero_point) * scale if scale else raw
+        scores = np.exp(logits - logits.max())
+        best = int(scores.argmax())
+        return self.labels[best], float(scores[best] / scores.sum())
 
 
 if __name__ == "__main__":
     classify = Classifier(LiveModel(sys.argv[1]).folder())
     for name in sys.argv[2:]:
-        print(f"{name}: {classify(Path(name))}")
+        label, score = classify(Path(name))
+        print(f"{name}: {label} {score:.1%}")

@@ -9,7 +9,7 @@ import click
 from edgenas.cli.printing import json_option, print_json, print_pairs, progress_bars, stdout
 
 # As in edgenas.deploy, which takes too long to import for a --help.
-GATES = ("float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits")
+GATES = ("has_learned", "float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits")
 
 
 @click.command()

@@ -12,19 +12,52 @@ import numpy.typing as npt
 
 from edgenas.deploy.manifest import Gate, Predicted
 from edgenas.errors import CheckFailedError, InputError, near
-from edgenas.evaluation.data import paired_interval
+from edgenas.evaluation.data import metrics, paired_interval
 from edgenas.model import Precision, operator_kinds
 from edgenas.model.convert import check_input, input_of
 from edgenas.model.operators import CUSTOM
 
-FLOAT_CONVERSION, QUANTISATION = "float_conversion", "quantisation"
+HAS_LEARNED, FLOAT_CONVERSION, QUANTISATION = "has_learned", "float_conversion", "quantisation"
 BUILTIN_OPERATORS, RAW_PIXELS, LIMITS = "builtin_operators", "raw_pixels", "limits"
-GATES = (FLOAT_CONVERSION, QUANTISATION, BUILTIN_OPERATORS, RAW_PIXELS, LIMITS)
+GATES = (HAS_LEARNED, FLOAT_CONVERSION, QUANTISATION, BUILTIN_OPERATORS, RAW_PIXELS, LIMITS)
 LEAST_AGREEMENT = 0.98  # share of images on which a float32 file must name the class that Keras names
 MOST_LOSS = 0.01  # of accuracy, that an int8 file may cost
 
 Logits = npt.NDArray[Any]  # [n, classes], floating
 Right = npt.NDArray[np.bool_]  # [n] whether each image's class was named
+
+
+def has_learned(true: npt.NDArray[np.int64], named: npt.NDArray[np.int64], classes: int) -> Gate:
+    """Whether the file to deploy is better than guessing: the lower 95% end of its balanced accuracy is above chance.
+
+    The mean of the recalls of K classes, with the variance of each recall as Agresti and Coull (The American
+    Statistician 52, 1998, 119-126) estimate it. Accuracy alone would not tell: who always names the largest class gets
+    that class's share right.
+
+    Args:
+        true, named: [n] classes of the images, and what the file names.
+    """
+    found = metrics(true, named, classes)
+    seen = np.bincount(true, minlength=classes)
+    right = np.bincount(true[true == named], minlength=classes)
+    there = seen > 0
+    share = (right[there] + 2) / (seen[there] + 4)
+    error = float(np.sqrt((share * (1 - share) / (seen[there] + 4)).sum())) / int(there.sum())
+    low, chance = found["balanced_accuracy"] - 1.96 * error, 1 / classes
+    figures = {
+        "images": float(len(true)),
+        "balanced_accuracy": found["balanced_accuracy"],
+        "low": low,
+        "chance": chance,
+        "accuracy": found["accuracy"],
+        "largest_class": float(seen.max() / len(true)),
+    }
+    detail = (
+        f"balanced accuracy {found['balanced_accuracy']:.1%}, at least {low:.1%} (95%), where guessing gets "
+        f"{chance:.1%}; accuracy {found['accuracy']:.1%} on {len(true)} images, of which the largest class has "
+        f"{figures['largest_class']:.1%}"
+    )
+    return Gate(HAS_LEARNED, low > chance, detail, figures)
 
 
 def float_conversion(trained: Logits, converted: Logits) -> Gate:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy import gates
+from edgenas.deploy.answers import Answers, answers_path
 from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
 from edgenas.deploy.describing import described
 from edgenas.deploy.keys import SigningKey
@@ -129,7 +131,9 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         progress("opening the test split", 0, 1)
         purpose = f"final accuracy of {request.folder.name}"
         test = splits.test.open(ledger, purpose, request.study, request.candidate, again=request.again)
-        accuracy = _accuracy(request, made, test, splits.test.candidates(ledger, request.study))
+        found = outputs(made.content, dataset, test)
+        accuracy = _accuracy(request, made, test, found, splits.test.candidates(ledger, request.study))
+        Answers(test, found).save(answers_path(request.folder))
         beside = _beside(request, made)
         samples = _samples(made.content, beside, request) if request.samples else None
         manifest = _manifest(request, made, accuracy, passed)
@@ -202,7 +206,11 @@ def _begin_checkpoint(request: FinalTraining) -> None:
 def _gates(request: FinalTraining, made: Files) -> list[Gate]:
     dataset, images, content = request.dataset, request.splits.acceptance, made.content
     trained = predict(made.model, dataset, images)
-    found = [gates.float_conversion(trained, outputs(made.float32, dataset, images))]
+    named = outputs(content, dataset, images).argmax(axis=1)
+    found = [
+        gates.has_learned(dataset.y[images], named, dataset.classes),
+        gates.float_conversion(trained, outputs(made.float32, dataset, images)),
+    ]
     if request.precision == "int8":
         found.append(gates.quantisation(*(right(file, dataset, images) for file in (made.reference, content))))
     predicted = _predict(request)
@@ -220,10 +228,10 @@ def _beside(request: FinalTraining, made: Files) -> bytes | None:
     return made.float32 if request.with_float32 and request.precision == "int8" else None
 
 
-def _accuracy(request: FinalTraining, made: Files, test: Indices, candidates: int) -> Accuracy:
+def _accuracy(request: FinalTraining, made: Files, test: Indices, raw: npt.NDArray[Any], candidates: int) -> Accuracy:
     dataset, content = request.dataset, made.content
     float_test = measure(made.model, dataset, test)["accuracy"]
-    found = metrics(dataset.y[test], outputs(content, dataset, test).argmax(axis=1), dataset.classes)
+    found = metrics(dataset.y[test], raw.argmax(axis=1), dataset.classes)
     return Accuracy(
         float_test=float_test,
         float_test_interval=wilson_interval(round(float_test * len(test)), len(test)),

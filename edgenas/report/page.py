@@ -12,6 +12,7 @@ from edgenas.deploy.manifest import FILE, Manifest, read_manifest
 from edgenas.errors import EdgeNASError
 from edgenas.ledger import Ledger
 from edgenas.report.front import draw_front, front_rows
+from edgenas.report.mistakes import mistakes_folder
 from edgenas.strategy import Front, Point, Settings
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem;color:#1c2b36}
@@ -80,8 +81,20 @@ def _trained(study: Path) -> str:
         except (EdgeNASError, OSError):
             continue  # not written yet, or somebody's hand was in it: `edgenas ship` says so
         text += f"<h3>{html.escape(manifest.architecture.id)}, {html.escape(manifest.precision)}</h3>"
-        text += _table(_results(manifest), words=True)
+        text += _table(_results(manifest), words=True) + _mistakes(mistakes_folder(study, folder.name))
     return f"<h2>Trained fully</h2>{text}" if text else ""
+
+
+def _mistakes(folder: Path) -> str:
+    """The pictures of what a network gets wrong, where they are there."""
+    pictures = (("confusion.png", "Test images by true class and by the class that was named"),
+                ("mistakes.png", "The mistakes that the network was surest of"))  # fmt: skip
+    text = ""
+    for name, words in pictures:
+        if (folder / name).is_file():
+            data = base64.b64encode((folder / name).read_bytes()).decode()
+            text += f'<p>{words}:</p><img alt="{words}" src="data:image/png;base64,{data}">'
+    return text
 
 
 def _results(manifest: Manifest) -> Iterable[tuple[str, str]]:

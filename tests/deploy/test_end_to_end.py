@@ -14,6 +14,7 @@ from edgenas.deploy import Bundle, deployed, rollback, ship, verify
 from edgenas.device import Device
 from edgenas.errors import DeviceError
 from edgenas.latency.table import LatencyTable
+from edgenas.model import class_scores
 from tests.board import Board
 from tests.deploy.conftest import on_board
 
@@ -99,5 +100,6 @@ def test_an_application_classifies_with_the_live_model(local: Device, inside: ob
     program = Path(__file__).parents[2] / "examples" / "classify.py"
     argv = [sys.executable, str(program), str(Path(local.folder, "models", "digits")), *names]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    expected = [bundle.labels[place] for place in bundle.samples.outputs[:20].argmax(axis=1)]
-    assert done.stdout.splitlines() == [f"{name}: {label}" for name, label in zip(names, expected, strict=True)]
+    scores = class_scores(bundle.model_path.read_bytes(), bundle.samples.images[:20])
+    expected = [f"{bundle.labels[row.argmax()]} {row.max():.1%}" for row in scores]
+    assert done.stdout.splitlines() == [f"{name}: {said}" for name, said in zip(names, expected, strict=True)]

@@ -124,3 +124,34 @@ def test_all_that_failed_is_named_and_what_is_allowed_is_marked() -> None:
         gates.let_through(found, ["quantisation", "raw_pixels"])
     through = gates.let_through(found, ["quantisation", "limits"])
     assert [gate.allowed for gate in through] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "passes"),
+    [
+        ([15, 15, 15], 25, True),
+        ([9, 8, 8], 25, False),  # a third: chance
+        ([25, 0, 0], 25, False),  # one class named for everything
+        ([12, 12, 12], 25, True),
+        ([2, 3, 2], 5, False),  # 47% of 15 images may be luck
+    ],
+)
+def test_a_network_that_has_not_learned_is_caught(right: list[int], images: int, passes: bool) -> None:
+    true = np.repeat([0, 1, 2], images)
+    named = np.concatenate(
+        [np.where(np.arange(images) < count, label, (label + 1) % 3) for label, count in enumerate(right)]
+    )
+    if right == [25, 0, 0]:
+        named = np.zeros_like(true)
+    gate = gates.has_learned(true, named, 3)
+    assert gate.passed is passes, gate.detail
+    assert gate.figures["chance"] == pytest.approx(1 / 3) and gate.figures["low"] < gate.figures["balanced_accuracy"]
+    assert gate.figures["accuracy"] == pytest.approx(sum(right) / (3 * images))
+    assert f"on {3 * images} images, of which the largest class has 33.3%" in gate.detail
+
+
+def test_naming_the_largest_class_alone_is_no_learning() -> None:
+    true = np.array([0] * 90 + [1] * 10)
+    gate = gates.has_learned(true, np.zeros_like(true), 2)
+    assert not gate.passed
+    assert (gate.figures["accuracy"], gate.figures["balanced_accuracy"]) == (0.9, 0.5)

@@ -18,6 +18,7 @@ import pytest
 
 from edgenas.architecture import Architecture, Block, Dense, Head, MBConv
 from edgenas.deploy import training
+from edgenas.deploy.gates import GATES
 from edgenas.device import fingerprint
 from edgenas.latency.profiling.planning import plan_profile
 from edgenas.latency.table import LatencyTable
@@ -136,7 +137,7 @@ def test_4_train_opens_the_test_split_once(user: User) -> None:
     assert trained["test_accuracy"] > 0.95
     assert trained["signed_by"] == key
     gates = {gate["name"]: gate for gate in trained["gates"]}
-    assert list(gates) == ["float_conversion", "quantisation", "builtin_operators", "raw_pixels", "limits"]
+    assert list(gates) == list(GATES)
     assert all(gate["passed"] for gate in gates.values())
     assert gates["limits"]["figures"]["latency_ms"] <= gates["limits"]["figures"]["max_latency_ms"] == LIMIT_MS
     opened = [
