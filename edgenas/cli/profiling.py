@@ -225,6 +225,11 @@ def _print_table_summary(name: str, table: Any) -> None:
             "{wall_s} s: the device was busy for {device_busy_s} s, conversion took {conversion_s} s, reaching the "
             "device {start_s} s, sending {sending_s} s"
         ).format(**table.provenance)
+    if table.provenance.get("disturbed"):
+        pairs["steadiness"] = (
+            f"disturbed: the device was busy in {table.provenance['disturbed']:.0%} of the batches; the certificate "
+            "was measured under the same noise"
+        )
     if certificate is not None:
         pairs["certificate"] = _quality(certificate, "networks that took no part")
         if certificate["slow_kernels"]:
@@ -305,12 +310,14 @@ def measure(
                 markup=False,
             )
         high = "" if times["p90"] is None else f"p90 {times['p90']:.3f}, p99 {times['p99']:.3f}, "
+        busy = " (the device is busy)" if result["steadiness"] == "disturbed" else ""
         print_pairs(
             {
                 "latency": f"median {times['median']:.3f} ms (95%: {times['ci95'][0]:.3f} to {times['ci95'][1]:.3f}), "
-                f"{high}the first {times['first']:.3f}",
+                f"{high}the first {times['first']:.3f}{busy}",
                 "load": f"{result['load_ms']:.2f} ms",
                 "memory": "not told" if grown is None else f"peak RSS grew by {grown} kB",
+                "steadiness": result["steadiness"] + (f". {result['busy_with']}" if result["busy_with"] else ""),
             }
         )
         if kernels:

@@ -28,6 +28,10 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError
 @click.option("--keep", type=click.IntRange(2), default=2, show_default=True, help="Releases that stay on a device.")
 @click.option("--to-app", metavar="PACKAGE", help="Phones: into the own files of this debuggable app.")
 @click.option("--dry-run", is_flag=True, help="Send, verify and measure, but do not switch.")
+@click.option("--pause", metavar="UNIT", help="Stop this systemd unit while it measures; the device starts it again.")
+@click.option("--pause-command", metavar="COMMAND", help="Instead: what stops the work there ...")
+@click.option("--resume-command", metavar="COMMAND", help="... and what starts it again.")
+@click.option("--require-promise", is_flag=True, help="Go live only where the table's promise is judged, and kept.")
 @json_option
 def ship(
     bundle: Path,
@@ -42,6 +46,10 @@ def ship(
     keep: int,
     to_app: str | None,
     dry_run: bool,
+    pause: str | None,
+    pause_command: str | None,
+    resume_command: str | None,
+    require_promise: bool,
     as_json: bool,
 ) -> None:
     """Send BUNDLE to DEVICE, verify and measure it there, and make it live.
@@ -57,20 +65,25 @@ def ship(
         raise InputError("Name a DEVICE, or several with --to 'PATTERN'.")
     if pattern is None:
         _refuse_options_of_fleets()
+    asked = (pause, pause_command, resume_command)
     if pattern is not None:
+        if any(asked):
+            raise InputError("--pause and --pause-command are of one device.")
         if table is not None:
             raise InputError("--table is of one device; with --to each is held to its own table.")
         from edgenas.deploy.fleet import Rollout
 
-        rollout = Rollout(canary, wave, max_failures, keep, precision, to_app, dry_run)
+        rollout = Rollout(canary, wave, max_failures, keep, precision, to_app, dry_run, require_promise)
         _ship_to_fleet(bundle, pattern, name, rollout, as_json)
         return
+    from edgenas.deploy.pausing import Pause
     from edgenas.workflow import ship_bundle
 
+    stopped = Pause(*asked) if any(asked) else None
     with progress_bars() as progress:
         shipped = ship_bundle(
             bundle, str(device), name, table=table, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
-            progress=progress,
+            require_promise=require_promise, pause=stopped, progress=progress,
         )  # fmt: skip
     print_json(dataclasses.asdict(shipped)) if as_json else print_shipped(shipped)
 
@@ -154,6 +167,7 @@ def print_shipped(shipped: Any) -> None:
     if shipped.normalised_ms is not None:
         measured += f"; at the table's machine speed {shipped.normalised_ms:.3f} ms"
     signed = next((check.detail for check in shipped.checks if check.name == "signature"), "not checked")
+    busy = next((check.detail for check in shipped.checks if check.name == "promise"), "")
     pairs = {
         "live" if not shipped.dry_run else "dry run": f"{shipped.name} release {shipped.active} on {shipped.device}",
         "before": _before(shipped),
@@ -166,6 +180,8 @@ def print_shipped(shipped: Any) -> None:
         if shipped.predicted_ms is None
         else f"{shipped.predicted_ms:.3f} ms: promise {shipped.promise}",
     }
+    if shipped.promise == "not judged":
+        pairs["promise"] = busy
     print_pairs(pairs)
 
 
@@ -274,12 +290,14 @@ def verify(device: str, name: str, bundle: Path | None, to_app: str | None, as_j
         print_json(dataclasses.asdict(found))
         return
     agreement = found.agreement_on_device
+    busy = " (the device is busy)" if found.steadiness == "disturbed" else ""
     trusted = "the device trusts no key" if target.address.kind != "adb" else "a phone checks hashes only"
     print_pairs(
         {
             "whole": f"{name} release {found.release} on {device}",
             "signature": f"by the trusted key {found.signed_by}" if found.signed_by else trusted,
             "agreement": "not run (--bundle)" if agreement is None else f"{agreement:.1%} of the samples",
-            "measured": f"median {_ms(found.latency_ms)} ms now, {_ms(found.latency_ms_when_shipped)} ms when shipped",
+            "measured": f"median {_ms(found.latency_ms)} ms now{busy}, "
+            f"{_ms(found.latency_ms_when_shipped)} ms when shipped",
         }
     )

@@ -54,6 +54,7 @@ class Rollout:
         precision: which of the bundle's models; None: the one it was made for.
         to_app: of phones: a debuggable app's package, whose own files the model goes into.
         dry_run: do everything but the switch.
+        require_promise: a device takes it only where its table's promise was judged, and is kept.
     """
 
     canary: int = 1
@@ -63,6 +64,7 @@ class Rollout:
     precision: str | None = None
     to_app: str | None = None
     dry_run: bool = False
+    require_promise: bool = False
 
     def __post_init__(self) -> None:
         if self.canary < 0 or self.wave < 1 or self.max_failures < 0 or self.keep < 2:
@@ -192,7 +194,7 @@ def _ship(
     try:
         shipped = ship(
             bundle, device, name, table=table, precision=rollout.precision, keep=rollout.keep, to_app=rollout.to_app,
-            dry_run=rollout.dry_run, progress=progress,
+            dry_run=rollout.dry_run, require_promise=rollout.require_promise, progress=progress,
         )  # fmt: skip
     except _StoppedError:
         return Outcome(device.name, "interrupted", "stopped before the switch")

@@ -50,6 +50,7 @@ class Verified:
         agreement_on_device: share of the samples on which device and host name the same class; None: not run.
         latency_ms: "median" and "p90" now; None: not measured.
         latency_ms_when_shipped: the same on the day.
+        steadiness: of the device while it was measured: "steady" or "disturbed"; None: not measured.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Verified:
     agreement_on_device: float | None
     latency_ms: dict[str, float] | None
     latency_ms_when_shipped: dict[str, Any] | None
+    steadiness: str | None
 
 
 def refuse_another(device: Device, name: str, release: int, manifest_sha256: str, bundle: Bundle | None) -> None:
@@ -95,6 +97,7 @@ def verified(
         agreement_on_device=None if agreement is None else agreement.share,
         latency_ms=None if measured is None else {"median": measured.median_ms, "p90": measured.p90_ms},
         latency_ms_when_shipped=then if isinstance(then, dict) else None,
+        steadiness=None if measured is None else measured.steadiness.grade,
     )
 
 

@@ -32,12 +32,13 @@ def ship_to_phone(
     keep: int = 2,
     to_app: str | None = None,
     dry_run: bool = False,
+    require_promise: bool = False,
     progress: Progress = no_progress,
 ) -> Shipped:
     """Send a bundle to a phone, check it there, and make it the live model of that name.
 
     Args:
-        bundle, device, name, precision, table, keep, dry_run, progress: as of `ship`.
+        bundle, device, name, precision, table, keep, dry_run, require_promise, progress: as of `ship`.
         to_app: a debuggable app's package: the model goes into its own files, `files/edgenas/NAME/`.
 
     Raises:
@@ -48,7 +49,8 @@ def ship_to_phone(
     """
     with PhoneBench(device, threads_of(bundle, table), progress) as bench:
         releases = PhoneReleases(bench.phone.connection, to_app)
-        return _PhoneShipment(bundle, precision, name, table, bench, releases, progress).run(dry_run, keep)
+        shipment = _PhoneShipment(bundle, precision, name, table, bench, releases, progress)
+        return shipment.run(dry_run, keep, require_promise)
 
 
 def deployed_on_phone(device: Device, to_app: str | None = None) -> list[Deployed]:
@@ -193,7 +195,7 @@ class _PhoneShipment(Shipment):
             before = self._there.previous  # it was switched to, and cut before that could be noted
         super().__init__(bundle, precision, name, bench.device, table, promised, before, progress)
 
-    def run(self, dry_run: bool, keep: int) -> Shipped:
+    def run(self, dry_run: bool, keep: int, require_promise: bool) -> Shipped:
         """All steps in order."""
         with self._cleared_up():
             self._refuse_older()
@@ -207,6 +209,8 @@ class _PhoneShipment(Shipment):
             measured = _measure(self._bench, self._measured_with, self._releases.reachable(folder, MODEL))
             self._hold_to_limit(measured)
             shipped = self._result(measured, None, dry_run)
+            if require_promise:
+                self._refuse_unkept(shipped)
             if dry_run:
                 self._clear()
                 return shipped

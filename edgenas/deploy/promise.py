@@ -15,8 +15,9 @@ from edgenas.architecture import Architecture
 from edgenas.device import Agent, Connection, Device, Phone, shares_host
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.latency.profiling.anchors import anchors_of, state_of
-from edgenas.latency.profiling.measuring import measure_there, reference_path
+from edgenas.latency.profiling.measuring import measure_there, reference_path, times_of
 from edgenas.latency.profiling.rounds import Rounds, measure_rounds, median_interval
+from edgenas.latency.steadiness import STEADY, Steadiness, widened
 from edgenas.latency.table import LatencyTable, MissingLayersError
 from edgenas.latency.table.certificate import Network
 from edgenas.model import MODELS, ConversionPool, wait_for
@@ -54,12 +55,14 @@ class Measured:
         interval_ms: of the median, coverage 95%.
         normalised_ms: relative to the reference model and to networks of the table in the same rounds, so that the
             device's drift is out of it, in the table's milliseconds; None without a table of this device.
+        steadiness: of the device meanwhile.
     """
 
     median_ms: float
     p90_ms: float
     interval_ms: tuple[float, float]
     normalised_ms: float | None
+    steadiness: Steadiness = STEADY
 
 
 def promise(table: LatencyTable | None, architecture: Architecture, agent: Agent | Phone) -> Promise:
@@ -127,8 +130,8 @@ def measure_in_place(
     with _ONE_AT_A_TIME if shares_host(agent.info) else contextlib.nullcontext():
         agent.lock()
         if table is None:
-            times = np.array(measure_there(agent, model, reference, _RUNS, threads)["times_us"], float)
-            return _measured(times, None)
+            answer = measure_there(agent, model, reference, _RUNS, threads)
+            return _measured(*times_of(answer), None, answer["steadiness"])
         identity = table.identity
         rounds = measure_rounds(
             agent,
@@ -152,10 +155,14 @@ def measured_beside(device: Device, table: LatencyTable | None, anchors: Sequenc
             what = "the model" if index == 0 else "a network of the table"
             raise CheckFailedError(f"{device.name}: {what} does not run there: {rounds.failed[index]}.")
     own, *others = (ratio for ratio in rounds.ratios if ratio is not None)
+    times_ms, found = rounds.visits_us[0] / 1000, rounds.steadiness
+    interval = median_interval(times_ms)
+    if found.disturbed:
+        interval = widened(*interval, max(own.half_width, rounds.slowed))
     if table is None:
-        return _measured(rounds.visits_us[0], None)
+        return _measured(times_ms, interval, None, found)
     state = state_of(table, anchors, others)
-    return _measured(rounds.visits_us[0], own.value * table.reference[1] / 1000 / state)
+    return _measured(times_ms, interval, own.value * table.reference[1] / 1000 / state, found)
 
 
 def _send_beside(
@@ -173,7 +180,8 @@ def _send_beside(
     return [f"{scratch}/beside_{number}.tflite" for number in range(len(files))]
 
 
-def _measured(times_us: npt.NDArray[np.float64], normalised_ms: float | None) -> Measured:
-    times = times_us / 1000
-    median, p90 = np.percentile(times, [50, 90])
-    return Measured(float(median), float(p90), median_interval(times), normalised_ms)
+def _measured(
+    times_ms: npt.NDArray[np.float64], interval: tuple[float, float], normalised_ms: float | None, found: Steadiness
+) -> Measured:
+    median, p90 = np.percentile(times_ms, [50, 90])
+    return Measured(float(median), float(p90), interval, normalised_ms, found)

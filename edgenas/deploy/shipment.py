@@ -118,11 +118,16 @@ class Shipment(abc.ABC):
         self._checks.append(Check(name, passed, detail))
 
     def _hold_to_limit(self, measured: Measured) -> None:
-        """Raise `CheckFailedError` where even the lower end of what was measured is over the limit."""
+        """Raise `CheckFailedError` where even the lower end of what was measured is over the limit.
+
+        Other work only slows a model down: on a disturbed device that end is no higher than what the table predicts.
+        """
         limit = self._limit_ms
         if limit is None:
             return
         low, high = measured.interval_ms
+        if measured.steadiness.disturbed and self._promise.predicted_ms is not None:
+            low = min(low, self._promise.predicted_ms)
         detail = f"{measured.median_ms:.4g} ms measured ({low:.4g} to {high:.4g}), at most {limit:.4g} ms allowed"
         self._note("limit", low <= limit, detail)
         if low > limit:
@@ -130,9 +135,12 @@ class Shipment(abc.ABC):
 
     def _result(self, measured: Measured, agreement: Agreement | None, dry_run: bool) -> Shipped:
         said = self._promise
-        kept = said.kept(measured.normalised_ms)
+        disturbed = measured.steadiness.disturbed
+        kept = None if disturbed else said.kept(measured.normalised_ms)
         if said.gap is not None:
             self._note("promise", None, said.gap)
+        elif disturbed:
+            self._note("promise", None, f"not judged: the device is busy ({measured.steadiness})")
         else:
             detail = (
                 f"{measured.normalised_ms:.4g} ms in the table's units, {said.predicted_ms:.4g} ms predicted, "
@@ -152,11 +160,19 @@ class Shipment(abc.ABC):
             normalised_ms=measured.normalised_ms,
             predicted_ms=self._predicted_ms,
             limit_ms=self._limit_ms,
-            promise="unbacked" if kept is None else "kept" if kept else "broken",
+            promise=_verdict(said, disturbed, kept),
             promise_kept=kept,
+            steadiness=measured.steadiness.grade,
             checks=tuple(self._checks),
             dry_run=dry_run,
         )
+
+    def _refuse_unkept(self, shipped: Shipped) -> None:
+        """Raise `CheckFailedError` where the promise was not judged, or is not kept."""
+        if shipped.promise != "kept":
+            detail = next(check.detail for check in shipped.checks if check.name == "promise")
+            why = detail.removeprefix(f"{shipped.promise}: ")
+            raise CheckFailedError(f"{self._device.name}: the promise is required and is {shipped.promise}: {why}.")
 
     @property
     def _predicted_ms(self) -> float | None:
@@ -201,3 +217,11 @@ class Shipment(abc.ABC):
         if live is None:
             return f"Nothing was put live: {self._name!r} has no release on {self._device.name}."
         return f"The old model is still live: release {live} of {self._name!r}."
+
+
+def _verdict(promise: Promise, disturbed: bool, kept: bool | None) -> str:
+    if promise.gap is not None:
+        return "unbacked"
+    if disturbed or kept is None:
+        return "not judged"
+    return "kept" if kept else "broken"

@@ -28,8 +28,10 @@ class Shipped:
         normalised_ms: the same latency in the table's milliseconds; None without a table of this device.
         predicted_ms: by the table; without one, by the bundle's.
         limit_ms: what the lower end of that interval had to keep; None: nothing.
-        promise: "kept", "broken", or "unbacked" where no certified table of this device backs one.
+        promise: "kept", "broken", "unbacked" where no certified table of this device backs one, or "not judged" where
+            the device was too busy to tell.
         promise_kept: the same as true, false or null.
+        steadiness: of the device while it was measured: "steady" or "disturbed".
         checks: all that was looked at, in order.
         dry_run: whether everything was done but the switch.
     """
@@ -48,5 +50,6 @@ class Shipped:
     limit_ms: float | None
     promise: str
     promise_kept: bool | None
+    steadiness: str
     checks: tuple[Check, ...]
     dry_run: bool

@@ -9,6 +9,7 @@ from edgenas.deploy.agreement import Agreement, run_samples
 from edgenas.deploy.bundle import MODEL, Bundle
 from edgenas.deploy.limits import refuse_too_large
 from edgenas.deploy.live import refuse_app
+from edgenas.deploy.pausing import Pause, paused
 from edgenas.deploy.phones import ship_to_phone
 from edgenas.deploy.promise import measure_in_place, promise, room_beside
 from edgenas.deploy.releases import releases_on
@@ -32,6 +33,8 @@ def ship(
     keep: int = 2,
     to_app: str | None = None,
     dry_run: bool = False,
+    require_promise: bool = False,
+    pause: Pause | None = None,
     progress: Progress = no_progress,
 ) -> Shipped:
     """Send a bundle to a device, check it there, and make it the live model of that name.
@@ -45,12 +48,14 @@ def ship(
         keep: how many releases stay on the device, this one among them.
         to_app: of a phone: a debuggable app's package, whose own files the model goes into.
         dry_run: do everything but the switch.
+        require_promise: go live only where the table's promise was judged, and is kept.
+        pause: of a board: what does not run while the model is measured; it runs again before this goes on.
         progress: called with what is being done, how much of how much.
 
     Raises:
         CheckFailedError: no room, a hash or a signature that does not match, an older release than the device has had,
-            other answers than on the host, slower or larger than its limits, or a bundle that rests on a simulated
-            table. The old model stays live.
+            other answers than on the host, slower or larger than its limits, a promise that is required and not kept,
+            or a bundle that rests on a simulated table. The old model stays live.
         DeviceError: unreachable, or the link broke. The old model stays live.
         InputError: a bad name, or a table of another device, precision or runtime.
     """
@@ -63,15 +68,20 @@ def ship(
         if why is not None:
             raise InputError(f"The latency table does not fit: {why}. `edgenas table list` shows those there are.")
     if device.address.kind == "adb":
+        if pause is not None:
+            raise InputError(f"{device.name} is a phone: nothing is paused there.")
         return ship_to_phone(
-            bundle, device, name, precision, table=table, keep=keep, to_app=to_app, dry_run=dry_run, progress=progress
-        )
+            bundle, device, name, precision, table=table, keep=keep, to_app=to_app, dry_run=dry_run,
+            require_promise=require_promise, progress=progress,
+        )  # fmt: skip
     refuse_app(device, to_app)
     with connect(device) as connection, open_agent(connection) as agent:
         agent.runtime_version(device.runtime.package)
         # Nobody else is measuring or shipping there: what is live before stays so, what is cleared up is our own.
         agent.lock()
-        return _BoardShipment(bundle, precision, name, table, connection, agent, progress).run(dry_run, keep)
+        return _BoardShipment(bundle, precision, name, table, connection, agent, progress).run(
+            dry_run, keep, require_promise, pause
+        )
 
 
 def _refuse_simulated(bundle: Bundle, table: LatencyTable | None) -> None:
@@ -105,23 +115,26 @@ class _BoardShipment(Shipment):
         promised = promise(table, bundle.architecture, agent)
         super().__init__(bundle, precision, name, agent.device, table, promised, _live(agent, name), progress)
 
-    def run(self, dry_run: bool, keep: int) -> Shipped:
+    def run(self, dry_run: bool, keep: int, require_promise: bool, pause: Pause | None) -> Shipped:
         """All steps in order."""
         with self._cleared_up():
             self._send()
             staged = self._stage()
             agreement = self._agreement(staged)
             self._progress("measuring on the device", 0, 1)
-            measured = measure_in_place(
-                self._connection,
-                self._agent,
-                self._measured_with,
-                f"{staged.folder}/{MODEL}",
-                staged.scratch,
-                self._threads,
-            )
+            with paused(self._agent, pause):
+                measured = measure_in_place(
+                    self._connection,
+                    self._agent,
+                    self._measured_with,
+                    f"{staged.folder}/{MODEL}",
+                    staged.scratch,
+                    self._threads,
+                )
             self._hold_to_limit(measured)
             shipped = self._result(measured, agreement, dry_run)
+            if require_promise:
+                self._refuse_unkept(shipped)
             if dry_run:
                 self._clear(*self._hashes.values())
                 return shipped

@@ -207,11 +207,16 @@ class LocalProcess:
 
     def receive(self, timeout_s: float) -> bytes:
         assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], timeout_s)[0]:
-            raise TimeoutError
-        return os.read(self._process.stdout.fileno(), 1 << 16)
+        try:
+            if not select.select([self._process.stdout], [], [], timeout_s)[0]:
+                raise TimeoutError
+            return os.read(self._process.stdout.fileno(), 1 << 16)
+        except ValueError:  # closed meanwhile, by another thread
+            return b""
 
     def errors(self) -> str:
+        if self._stderr.closed:
+            return ""
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4000))
         return self._stderr.read().decode(errors="replace")
 

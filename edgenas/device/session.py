@@ -34,7 +34,7 @@ _CHECKS = {
     "no_space", "hash_mismatch", "no_previous", "bad_model", "model_crashed", "out_of_memory", "bad_signature",
     "replayed", "last_key",
 }  # fmt: skip
-_MISTAKES = {"bad_name", "unknown_model", "bad_key", "unknown_key"}
+_MISTAKES = {"bad_name", "unknown_model", "bad_key", "unknown_key", "bad_command"}
 _FOR_SETUP = {
     "no_runtime": "To install it: edgenas device setup {}",
     "no_cryptography": (

@@ -9,9 +9,11 @@ from typing import Literal
 
 import edgenas.files as files
 from edgenas.deploy import Bundle, FinalTraining, Shipped, ship, train_bundle
+from edgenas.deploy.answers import Answers, answers_path
 from edgenas.deploy.bundle import SUFFIX
 from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
 from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.pausing import Pause
 from edgenas.device import Device
 from edgenas.errors import EdgeNASError, InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
@@ -20,6 +22,7 @@ from edgenas.latency.table.finding import find_table, mismatch
 from edgenas.latency.table.mixed import MIXED, Mix, fastest_mix
 from edgenas.ledger import Ledger
 from edgenas.model import Precision
+from edgenas.report.mistakes import mistakes_folder, write_mistakes
 from edgenas.space import MobileSpace
 from edgenas.strategy import Point, Prepared, reopen, study_folder, study_names
 
@@ -82,6 +85,8 @@ def train(
         again=again,
     )
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
+    found = Answers.load(answers_path(request.folder))
+    write_mistakes(prepared.dataset, found, mistakes_folder(prepared.study.folder, request.folder.name))
     bundle.pack(packed)
     return bundle
 
@@ -183,6 +188,8 @@ def ship_bundle(
     keep: int = 2,
     to_app: str | None = None,
     dry_run: bool = False,
+    require_promise: bool = False,
+    pause: Pause | None = None,
     progress: Progress = no_progress,
 ) -> Shipped:
     """Ship a bundle, a folder or a `.edgenas` file, to a device by its name.
@@ -192,13 +199,15 @@ def ship_bundle(
             of the device that fits where there is just one.
         precision: which of the bundle's models; None: the one it was made for.
         to_app: of a phone: a debuggable app's package, whose own files the model goes into.
+        require_promise: go live only where the table's promise was judged, and is kept.
+        pause: what does not run on the device while the model is measured.
     """
     bundle = Bundle.load(path)
     target = Device.load(device)
     used = _own_table(bundle, target, precision) if table is None else _named_table(bundle, target, table, precision)
     shipped = ship(
         bundle, target, name, table=used, precision=precision, keep=keep, to_app=to_app, dry_run=dry_run,
-        progress=progress,
+        require_promise=require_promise, pause=pause, progress=progress,
     )  # fmt: skip
     if not dry_run:
         _note(bundle, shipped)

@@ -47,6 +47,8 @@ class Inside:
         model_us: microseconds that an inference of the model takes, in the middle of its runs.
         spread: the fastest and the slowest run are so far from that, as a share.
         beside_us: what those beside it take: the reference first; the last one stands for all that follow.
+        lost: share of the visits, the first ones, that lose their core; then only passes of a busy device count.
+        moved: by which share the reference moves meanwhile.
         answers: what the device makes of the outputs that it computes.
         asked: (operation, its parameters) in order.
         before: operation -> called before it.
@@ -58,6 +60,8 @@ class Inside:
     model_us: float = 40.0
     spread: float = 0.1
     beside_us: list[float] = dataclasses.field(default_factory=lambda: [10.0])
+    lost: float = 0.0
+    moved: float = 0.0
     answers: Callable[[Outputs], Outputs] = lambda outputs: outputs
     asked: list[tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=list)
     before: dict[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
@@ -85,21 +89,27 @@ class Inside:
 
     def single(self, progress: Any, model: str, runs: int, reference: str, **_: Any) -> dict[str, Any]:
         assert Path(model).is_file() and Path(reference).is_file()
+        lost, reference_us = round(self.lost * runs), self._us(reference)
         return {
-            "first_us": self.model_us, "load_us": 1.0, "times_us": self.runs_us(runs), "lost": [0] * runs, "away": 0.0,
-            "late": 0.0, "reference_us": [self._us(reference)] * 10, "peak_rss_growth_kb": 1,
+            "first_us": self.model_us, "load_us": 1.0, "times_us": self.runs_us(runs),
+            "lost": [1] * lost + [0] * (runs - lost), "away": self.lost, "late": 0.0,
+            "reference_us": [reference_us] * 6 + [reference_us * (1 + self.moved)] * 3, "peak_rss_growth_kb": 1,
         }  # fmt: skip
 
-    def measure(self, progress: Any, models: list[str], reference: str, visits: int, **_: Any) -> dict[str, Any]:
+    def measure(
+        self, progress: Any, models: list[str], reference: str, visits: int, busy: bool, **_: Any
+    ) -> dict[str, Any]:
         assert all(Path(path).is_file() for path in (*models, reference))
         reference_us = self._us(reference)
         found = []
         for path in models:
-            times = [self._us(path)] * visits
-            found.append({"visits_us": times, "cold_us": times, "around_us": [reference_us] * visits,
+            kept = visits if busy or not self.lost else 0
+            times = [self._us(path)] * kept
+            found.append({"visits_us": times, "cold_us": times, "around_us": [reference_us] * kept,
                           "resident_kb": 10})  # fmt: skip
-        return {"models": found, "failed": {}, "reference_us": [reference_us], "visits": visits * len(models),
-                "interrupted": 0, "drifted": 0}  # fmt: skip
+        tried = visits * len(models)
+        return {"models": found, "failed": {}, "reference_us": [reference_us], "visits": tried,
+                "interrupted": round(self.lost * tried), "drifted": round(self.moved * tried)}  # fmt: skip
 
     def infer(self, progress: Any, model: str, inputs: str, outputs: str, **_: Any) -> dict[str, Any]:
         np.save(Path(outputs), self.answers(run_tflite(Path(model).read_bytes(), np.load(inputs))))

@@ -30,9 +30,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def run(
-    reference: Visited, loaded: dict[int, Visited], visits: int = 3, expected: float | None = 100.0, seed: int = 0
+    reference: Visited,
+    loaded: dict[int, Visited],
+    visits: int = 3,
+    expected: float | None = 100.0,
+    seed: int = 0,
+    busy: bool = False,
 ) -> _Rounds:
-    done = _Rounds({"seed": seed, "visits": visits, "expected_us": expected}, reference, loaded)  # type: ignore[arg-type]
+    plan = {"seed": seed, "visits": visits, "expected_us": expected, "busy": busy}
+    done = _Rounds(plan, reference, loaded)  # type: ignore[arg-type]
     done.run(lambda **_: None)
     return done
 
@@ -115,6 +121,45 @@ def test_a_reference_that_lost_its_core_counts_as_an_interruption():
     done = run(Visited(*SETTLED, *[100.0] * 3, (100.0, True), 100.0), loaded, visits=1)
     assert (done.visits, done.interrupted) == (66, 2)
     assert done.drifted == 31, "two models and the reference: what was calm in that round is dropped too"
+
+
+# On a device that is busy all the time
+
+
+@pytest.mark.parametrize(("before", "after"), [(100.0, 150.0), (150.0, 100.0)])
+def test_busy_a_reference_may_move_by_half(before: float, after: float):
+    done = run(Visited(*SETTLED, before, after), {0: Visited(10.0)}, visits=1, busy=True)
+    assert (done.kept[0], done.visits, done.drifted) == ([(10.0, 30.0, 125.0)], 1, 0)
+    more = [reference * 1.01 if reference > 100 else reference for reference in (before, after)]
+    done = run(Visited(*SETTLED, *more, 100.0), {0: Visited(77.0, 10.0)}, visits=1, busy=True)
+    assert (done.kept[0], done.visits, done.drifted) == ([(10.0, 30.0, 100.0)], 2, 1)
+
+
+def test_busy_a_device_that_is_slower_than_expected_is_measured():
+    done = run(Visited(900.0), {0: Visited(10.0)}, visits=1, busy=True)
+    assert (done.kept[0], done.drifted) == ([(10.0, 30.0, 900.0)], 0)
+
+
+def test_busy_a_visit_that_lost_its_core_is_dropped():
+    done = run(Visited(100.0), {0: Visited((90.0, True), 10.0), 1: Visited(40.0)}, visits=1, busy=True)
+    assert done.kept == {0: [(10.0, 30.0, 100.0)], 1: [(40.0, 120.0, 100.0)]}
+    assert (done.visits, done.interrupted, done.drifted) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("lost", [[(100.0, True), 100.0], [100.0, (100.0, True)]], ids=["before", "after"])
+def test_busy_a_reference_that_lost_its_core_spoils_its_neighbours(lost: list[Any]):
+    done = run(Visited(*SETTLED, *lost, 100.0), {0: Visited(77.0, 10.0)}, visits=1, busy=True)
+    assert (done.visits, done.drifted, done.kept[0]) == (2, 1, [(10.0, 30.0, 100.0)])
+
+
+def test_busy_a_round_with_many_interruptions_is_kept():
+    loaded = {index: Visited((90.0, True), 10.0) for index in range(15)} | {99: Visited(77.0, 40.0)}
+    done = run(Visited(100.0), loaded, visits=1, busy=True)
+    assert done.kept[99] == [(77.0, 231.0, 100.0)]
+    assert (done.interrupted, done.drifted) == (15, 0)
+
+
+# The order of it all
 
 
 def test_the_reference_is_visited_before_and_after_every_sixteen_models():
@@ -225,6 +270,12 @@ def test_what_is_measured_comes_back_by_model(monkeypatch: pytest.MonkeyPatch):
         ("bind", [1]), ("r", "reference", 4, 7), ("reference", 1000), ("r", "a", 4, 7), ("a", 200),
         ("r", "bb", 4, 9), ("bb", 200),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("busy", "kept"), [({}, 0), ({"busy": False}, 0), ({"busy": True}, 2)])
+def test_what_is_asked_for_reaches_the_rounds(monkeypatch: pytest.MonkeyPatch, busy: dict[str, bool], kept: int):
+    answer = Bench(monkeypatch).measure("a", visits=2, expected_us=10.0, **busy)  # the reference takes 100
+    assert len(answer["models"][0]["visits_us"]) == kept
 
 
 def test_what_does_not_fit_in_memory_is_measured_after(monkeypatch: pytest.MonkeyPatch):

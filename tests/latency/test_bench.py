@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -12,6 +13,8 @@ from edgenas.errors import DeviceError
 from edgenas.latency.profiling import bench as benches
 from edgenas.latency.profiling import profiler
 from edgenas.latency.profiling.bench import Bench
+from edgenas.latency.profiling.rounds import Rounds
+from edgenas.latency.steadiness import Steadiness
 from tests.latency.conftest import here
 from tests.latency.made import PLAN, MadePool
 
@@ -60,6 +63,21 @@ def test_what_is_there_is_not_sent_again(bench: Bench, models: list[Path], monke
     assert len(sent) == 1
     with pytest.raises(DeviceError, match="quiet: nothing was measured yet"):
         _ = Bench(bench.device, 1).reference_us
+
+
+def test_a_device_that_was_busy_is_asked_once_whether_it_is_at_rest(
+    bench: Bench, models: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    found, asked = iter([True, True, False, False]), []
+
+    def measure_rounds(*_: Any, tries: int, **__: Any) -> Rounds:
+        asked.append(tries)
+        return Rounds((), {}, 10.0, 0, 0, 0, 0.0, (), steadiness=Steadiness(next(found)))
+
+    monkeypatch.setattr(benches, "measure_rounds", measure_rounds)
+    for _ in range(4):
+        bench.measure(models[:1], models[-1])
+    assert asked == [3, 1, 1, 3]
 
 
 def test_what_cannot_be_run_costs_itself_alone(project: Path, models: list[Path], weather: Weather):

@@ -160,6 +160,20 @@ def test_a_stale_table_ends_the_command_with_code_4(
     assert {"networks", "in_interval", "layers", "worst", "changes"} <= set(found)
 
 
+def test_a_fresh_table_is_fresh_on_a_device_that_does_not_keep_still(
+    project: Path, quiet: LatencyTable, weather: Weather
+):
+    weather(lost_every=145, lost_us=3000)
+    waits: list[tuple[int, int]] = []
+    found = check_table(
+        here(project), quiet, lambda what, *wait: waits.append(wait) if what.startswith("waiting") else None
+    )
+    assert waits == [(1, 3), (2, 3)], "then it was measured as it is"
+    assert found.fresh, found.reasons
+    assert (found.speed, found.networks) == (pytest.approx(1, abs=0.001), pytest.approx(1, abs=0.001))
+    assert found.layers < 0.001 and found.in_interval == 1.0
+
+
 def test_the_kernels_of_a_layer_on_the_device_itself(project: Path, quiet: LatencyTable):
     in_project(project, quiet)
     layer = next(layer for layer in PLAN.layers if str(layer).startswith("mbconv_k3_e3"))

@@ -3,20 +3,19 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edgenas.errors import CheckFailedError, DeviceError, InputError, TooSlowError, UnreachableError
 from edgenas.latency.profiling import phone as phones
-from edgenas.latency.profiling import phone_measuring, rounds
 from edgenas.latency.profiling.benchmark_output import Benchmark, Timing
 from edgenas.latency.profiling.explaining import explain_layer
 from edgenas.latency.profiling.measuring import measure_file
 from edgenas.latency.profiling.phone import PhoneBench, Visit, _Batch
 from edgenas.latency.profiling.planning import Plan
 from edgenas.latency.profiling.profiler import profile, table_name
+from edgenas.latency.steadiness import Steadiness
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import mismatch
 from tests.adb.lab import LabPhone, quicken
@@ -62,7 +61,7 @@ def test_ratios_are_to_the_neighbouring_references():
         {"m0": [timing(10), timing(12), timing(14)], "reference": [timing(us) for us in (100, 108, 110, 112, 100, 104)]}
     )
     for _ in range(3):
-        assert one.visit_all(one.unknown())
+        assert one.visit_all(one.unknown(), busy=False)
     found = one.result()
     ratio = found.ratios[0]
     assert ratio is not None
@@ -70,12 +69,13 @@ def test_ratios_are_to_the_neighbouring_references():
     assert (ratio.cold, ratio.resident_kb) == (None, None)
     assert found.reference_us == pytest.approx(106)
     assert (found.visits, found.drifted, found.interrupted) == (3, 0, 0)
+    assert found.steadiness == Steadiness(False, 0, 0, "")
 
 
 def test_a_reference_that_moved_spoils_the_visits_beside_it_alone():
     visits = {f"m{i}": [timing(10)] for i in range(8)}
     one = batch(visits | {"reference": [timing(100), timing(111), timing(111)]})
-    assert not one.visit_all(range(8)), "only half of the visits were good"
+    assert not one.visit_all(range(8), busy=False), "only half of the visits were good"
     assert one.drifted == 4
     assert sum(len(ratios) for ratios in one.ratios) == 4
     assert {ratio for ratios in one.ratios for ratio in ratios} == {10 / 111}
@@ -84,11 +84,11 @@ def test_a_reference_that_moved_spoils_the_visits_beside_it_alone():
 def test_a_disturbed_visit_and_a_model_that_does_not_run():
     one = batch({"m0": [timing(10, disturbed=True)], "m1": [Visit(None, "it crashed")], "m2": [timing(10)],
                  "reference": [timing(100), timing(100)]})  # fmt: skip
-    assert one.visit_all([0, 1, 2])
+    assert one.visit_all([0, 1, 2], busy=False)
     assert (one.interrupted, one.failed) == (1, {1: "it crashed"})
     assert one.unknown() == [0, 2]
     with pytest.raises(DeviceError, match="reference model does not run on the phone: it crashed"):
-        batch({"m0": [], "reference": [Visit(None, "it crashed")]}).visit_all([0])
+        batch({"m0": [], "reference": [Visit(None, "it crashed")]}).visit_all([0], busy=False)
 
 
 def test_passes_go_on_until_a_model_is_known():
@@ -97,7 +97,7 @@ def test_passes_go_on_until_a_model_is_known():
     passes = []
     while todo := one.unknown():
         passes.append(todo)
-        one.visit_all(todo)
+        one.visit_all(todo, busy=False)
     assert passes == [[0, 1]] * 3 + [[1]] * 3
 
 
@@ -223,27 +223,9 @@ def test_measure(make_phone: Make, project: Path, model: Path, tmp_path: Path, q
     assert found["peak_rss_growth_kb"] == 900
     assert (found["delegated"], found["interrupted"]) == ("full", 0)
     assert found["reference_moved"] < 0.02
+    assert (found["steadiness"], found["busy_with"]) == ("steady", None)
     assert not (phone.home / "edgenas" / "bench").exists()
     assert not list(phone.root.rglob("canary")) and not (project / "canary").exists()
-
-
-@pytest.mark.parametrize(
-    ("found", "why"),
-    [
-        ([[timing(10)] * 5, [100, 100, 113, 100, 100, 100]], r"0% of the processes .* moved by 13% \(at most 12%"),
-        ([[timing(10)] * 2 + [timing(10, True)] * 3, [100] * 6], r"60% of the processes .* moved by 0%"),
-    ],
-)
-def test_a_disturbed_phone_is_refused_with_the_reason(
-    phone: LabPhone, project: Path, model: Path, monkeypatch: pytest.MonkeyPatch, found: list[list[Any]], why: str
-):
-    """Times jump, or some inferences of a process take far longer than the others."""
-    waits: list[int] = []
-    visits = [visit.found for visit in found[0]]
-    monkeypatch.setattr(phone_measuring, "_interleaved", lambda *_: (visits, found[1]))
-    with pytest.raises(DeviceError, match=rf"phone is too unsteady to measure.*{why}"):
-        measure_file(model, phone.device(), waiting=lambda attempt, of: waits.append(attempt))
-    assert waits == list(range(1, rounds.TRIES))
 
 
 def test_a_file_that_is_no_model(phone: LabPhone, project: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ from edgenas.latency.profiling.rounds import (
     read_pass,
     still_unknown,
 )
+from edgenas.latency.steadiness import STEADY, Steadiness
 
 VISITS = 16
 
@@ -43,7 +44,7 @@ def model(us: float, **changes: Any) -> dict[str, Any]:
 
 GOOD: dict[str, Any] = {
     "models": [model(10.0), model(40.0)],
-    "reference_us": [10.0, 10.0, 13.0],
+    "reference_us": [10.0, 9.0, 13.0],
     "failed": {},
     "visits": 40,
     "interrupted": 2,
@@ -60,7 +61,7 @@ def test_a_drift_that_all_share_is_divided_out() -> None:
     assert rounds.ratios == pytest.approx((1.0, 4.0))
     assert rounds.colds == pytest.approx((3.0, 12.0))
     assert [len(visits) for visits in rounds.visits_us] == [VISITS, VISITS]
-    assert rounds.reference_us == 10.0
+    assert (rounds.reference_us, list(rounds.references_us)) == (10.0, [10.0, 9.0, 13.0])
     assert (rounds.visits, rounds.interrupted, rounds.drifted) == (40, 2, 6)
     assert (rounds.failed, rounds.busy_s) == ({}, 1.5)
 
@@ -102,43 +103,70 @@ def test_a_model_is_known_when_its_interval_is_a_hundredth_of_it() -> None:
 
 
 class Passes:
-    """Passes over two models that are disturbed or not, as scripted; a good one makes the models known."""
+    """Passes over two models that are disturbed or not, as scripted; the last one makes the models known.
+
+    Attributes:
+        busy: of each pass, whether the device was taken for busy.
+    """
 
     def __init__(self, *good: bool) -> None:
         self.good = list(good)
-        self.done = 0
+        self.busy: list[bool] = []
         self.waits: list[tuple[int, int]] = []
         self.slept: list[float] = []
 
-    def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self, monkeypatch: pytest.MonkeyPatch, **more: int) -> bool:
         monkeypatch.setattr(machine, "sleep", self.slept.append)
 
-        def visit(todo: Sequence[int]) -> bool:
+        def visit(todo: Sequence[int], busy: bool) -> bool:
             assert list(todo) == [0, 1]
-            self.done += 1
+            self.busy.append(busy)
             return self.good.pop(0)
 
         def unknown() -> list[int]:
-            return [] if self.done and not self.good else [0, 1]
+            return [] if self.busy and not self.good else [0, 1]
 
-        pass_until_known(
-            unknown, visit, lambda missing: f"{missing} are missing", lambda *wait: self.waits.append(wait)
+        return pass_until_known(
+            unknown, visit, lambda missing: f"{missing} are missing", lambda *wait: self.waits.append(wait), **more
         )
 
 
 def test_it_waits_longer_after_each_pass_that_was_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = Passes(False, True, False, True, True, False, False, False, True)
-    passes.run(monkeypatch)
-    assert passes.done == 9
-    assert passes.waits == [(1, 6), (2, 6), (3, 6), (4, 6), (5, 6)]
-    assert passes.slept == [2, 4, 8, 16, 30]
+    passes = Passes(False, True, False, True, True)
+    assert passes.run(monkeypatch) is False
+    assert passes.busy == [False] * 5
+    assert (passes.waits, passes.slept) == ([(1, 3), (2, 3)], [2, 4])
 
 
-def test_it_gives_up_after_six_passes_that_were_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = Passes(True, *[False] * 6, True)
+def test_the_longest_wait_is_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(*[False] * 6, True)
+    assert passes.run(monkeypatch, tries=7) is False
+    assert (passes.waits[-1], passes.slept) == ((6, 7), [2, 4, 8, 16, 30, 30])
+
+
+def test_after_three_passes_that_were_disturbed_it_is_busy_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = Passes(True, False, False, False, True, False, True, False, True)
+    assert passes.run(monkeypatch) is True
+    assert passes.busy == [False] * 4 + [True] * 5
+    assert (passes.waits, passes.slept) == ([(1, 3), (2, 3)], [2, 4])
+
+
+def test_one_that_was_busy_is_asked_once_whether_it_is_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    rested, busy = Passes(True, True), Passes(False, True)
+    assert [passes.run(monkeypatch, tries=1) for passes in (rested, busy)] == [False, True]
+    assert (rested.busy, busy.busy) == ([False, False], [False, True])
+    assert busy.slept == []
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_it_gives_up_after_three_passes_of_a_busy_device_that_gave_little(
+    monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    passes = Passes(*[False] * tries, True, False, False, True, False, True)
     with pytest.raises(DeviceError, match=r"^2 are missing$"):
-        passes.run(monkeypatch)
-    assert (passes.done, len(passes.slept)) == (7, 5), "it does not wait before it gives up"
+        passes.run(monkeypatch, tries=tries)
+    assert (passes.busy, passes.good) == ([False] * tries + [True] * 5, [True])
+    assert len(passes.slept) == tries - 1, "it does not wait before it gives up"
 
 
 class FakeAgent:
@@ -170,8 +198,8 @@ class FakeAgent:
         return "its processor is at 90 degrees."
 
 
-def measured(agent: FakeAgent, models: Sequence[str], expected_us: float | None = None) -> Rounds:
-    more: dict[str, Any] = {"runtime": "ai-edge-litert", "threads": 2, "cores": (0, 1), "expected_us": expected_us}
+def measured(agent: FakeAgent, models: Sequence[str], expected_us: float | None = None, **more: Any) -> Rounds:
+    more |= {"runtime": "ai-edge-litert", "threads": 2, "cores": (0, 1), "expected_us": expected_us}
     return measure_rounds(agent, models, "ref", **more)  # type: ignore[arg-type]
 
 
@@ -193,20 +221,45 @@ def test_passes_are_put_together() -> None:
     assert rounds.failed == {2: "it died"}
     assert (rounds.visits, rounds.interrupted, rounds.drifted) == (240, 60, 120)
     assert rounds.reference_us == 35.0, "the median of the passes'"
+    assert rounds.slowed == pytest.approx(3.75), "of 10, 20, ... 60: three quarters are below 47.5, the fastest is 10"
+    assert rounds.steadiness == Steadiness(False, 0.25, 0.5, "")
+    assert not any(asked["busy"] for asked in agent.asked)
+
+
+def test_a_device_that_stays_disturbed_is_measured_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(machine, "sleep", slept.append)
+    disturbed: dict[str, float | None] = {"a": None, "b": None, "c": 10.0}
+    agent = FakeAgent(disturbed, disturbed, disturbed, {"a": 20.0, "b": 30.0, "c": 10.0})
+    rounds = measured(agent, ["a", "b", "c"])
+    assert [asked["busy"] for asked in agent.asked] == [False] * 3 + [True] * 3
+    assert [asked["models"] for asked in agent.asked] == [["a", "b", "c"]] * 3 + [["a", "b"]] * 3, "c was known by then"
+    assert [ratio and ratio.value for ratio in rounds.ratios] == pytest.approx([2.0, 3.0, 1.0])
+    assert slept == [2, 4]
+    assert rounds.steadiness == Steadiness(True, 0.25, 0.5, "its processor is at 90 degrees.")
+    agent = FakeAgent(disturbed, {"a": 20.0, "b": 30.0, "c": 10.0})
+    assert measured(agent, ["a", "b", "c"], tries=1).steadiness.disturbed
+    assert [asked["busy"] for asked in agent.asked] == [False] + [True] * 3
+
+
+def test_rounds_that_say_nothing_of_it_were_steady() -> None:
+    assert Rounds((), {}, 1.0, 0, 0, 0, 0.0, ()).steadiness is STEADY
 
 
 def test_a_device_that_stays_disturbed_says_by_what(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(machine, "sleep", slept.append)
+    agent = FakeAgent({"a": None, "b": None, "c": 10.0})
     with pytest.raises(DeviceError) as caught:
-        measured(FakeAgent({"a": None, "b": None, "c": 10.0}), ["a", "b", "c"], expected_us=40.0)
+        measured(agent, ["a", "b", "c"], expected_us=40.0)
+    assert [asked["busy"] for asked in agent.asked] == [False] * 3 + [True] * 3
     assert str(caught.value) == (
         "board is too unsteady to measure: 2 models are without enough undisturbed visits; 25% of all visits lost "
         "their core to another process, 50% had a reference model beside them that had moved (it took 1.50 times what "
         "it took before). its processor is at 90 degrees. Stop what else runs there, or let it cool, and try again: it "
         "goes on where it was."
     )
-    assert slept == [2, 4, 8, 16, 30]
+    assert slept == [2, 4]
 
 
 @pytest.mark.parametrize(("good", "waits"), [(1, True), (2, False)])

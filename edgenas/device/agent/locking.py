@@ -53,6 +53,11 @@ def lock(context: Context, who: str, lease_s: float) -> dict[str, Any]:
     return {"held": True}
 
 
+def held() -> bool:
+    """Whether this agent holds its device."""
+    return bool(_held)
+
+
 def _taken(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

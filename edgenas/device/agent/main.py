@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import inspection, kernels, locking, releases, rounds, running, signatures, unpacking
+from . import inspection, kernels, locking, pausing, releases, rounds, running, signatures, unpacking
 from .children import Hangup, Stdin
 from .context import Context, OperationError
 
@@ -36,7 +36,7 @@ class Output:
 def operations(folder: str, stdin: Stdin) -> dict[str, Callable[..., Any]]:
     """Every operation by name; each takes `progress` and its parameters."""
     table: dict[str, Callable[..., Any]] = {}
-    for module in (inspection, locking, unpacking, rounds, running, kernels, signatures, releases):
+    for module in (inspection, locking, pausing, unpacking, rounds, running, kernels, signatures, releases):
         for name, operation in module.OPERATIONS.items():
 
             def bound(progress: Any, _operation: Any = operation, **params: Any) -> Any:

@@ -24,6 +24,7 @@ _REFERENCE_VISIT_US = 1000  # longer than a model's: what happens to it decides 
 _REFERENCE_EVERY = 16  # models
 _SETTLING = 15  # visits of the reference before the first round: caches, frequency
 _CALM = 0.10  # the reference before and after a group of visits differs by at most this share
+_CALM_BUSY = 0.5  # the same on a device that others use all the time
 _SLOWEST = 1.5  # the reference may take this many times what the session expects
 _INTERRUPTIONS_PER_S = 40  # of visiting: more of them, and somebody else is at work
 _ROUNDS_A_VISIT = 3  # rounds tried for each visit that is wanted
@@ -40,9 +41,13 @@ def measure(
     expected_us: float | None = None,
     cores: list[int] | None = None,
     seed: int = 0,
+    busy: bool = False,
 ) -> dict[str, Any]:
     """Visit each model once a round, in a shuffled order, the reference model between them, until each has `visits`
     undisturbed ones (half as many where an inference is slow), or as many as three times the rounds gave.
+
+    `busy` says that the device does not keep still: visits count that did not lose their core, between two of the
+    reference that did not either, however much it has moved, within bounds.
 
     `expected_us` is what the reference took earlier in the session. One call is one pass: all models are loaded anew,
     for where their buffers land moves a model's time by a percent or two.
@@ -56,7 +61,7 @@ def measure(
     import_runtime(context, runtime)
     plan = {
         "models": models, "reference": reference, "visits": visits, "threads": threads, "runtime": runtime,
-        "expected_us": expected_us, "cores": cores, "seed": seed,
+        "expected_us": expected_us, "cores": cores, "seed": seed, "busy": busy,
     }  # fmt: skip
     answer: dict[str, Any] = {
         "models": [None] * len(models), "failed": {}, "reference_us": [], "visits": 0, "interrupted": 0, "drifted": 0,
@@ -142,6 +147,7 @@ class _Rounds:
 
     def __init__(self, plan: dict[str, Any], reference: Model, loaded: dict[int, Model]) -> None:
         self._plan = plan
+        self._busy = bool(plan.get("busy"))
         self._reference = reference
         self._loaded = loaded
         self._shuffler = random.Random(plan["seed"])
@@ -184,15 +190,16 @@ class _Rounds:
             lost = sum(was_lost for *_, was_lost in group)
             interruptions += lost + lost_after
             self.interrupted += lost
-            calm = not (lost_before or lost_after) and abs(after - before) <= _CALM * min(before, after)
-            if calm and max(before, after) <= _SLOWEST * expected:
+            most = _CALM_BUSY if self._busy else _CALM
+            calm = not (lost_before or lost_after) and abs(after - before) <= most * min(before, after)
+            if calm and (self._busy or max(before, after) <= _SLOWEST * expected):
                 around = (before + after) / 2
                 round_kept += [(index, us, cold_us, around) for index, us, cold_us, was_lost in group if not was_lost]
             else:
                 self.drifted += len(group) - lost
             before, lost_before = after, lost_after
         self.reference_us += references
-        if interruptions > max(2, _INTERRUPTIONS_PER_S * (machine.now_us() - start_us) / 1e6):
+        if not self._busy and interruptions > max(2, _INTERRUPTIONS_PER_S * (machine.now_us() - start_us) / 1e6):
             self.drifted += len(round_kept)
             return
         for index, us, cold_us, around in round_kept:

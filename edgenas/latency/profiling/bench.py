@@ -10,7 +10,7 @@ from typing import Self
 
 from edgenas.device import Agent, Connection, Device, DeviceInfo, connect, open_agent, shares_host
 from edgenas.errors import DeviceError
-from edgenas.latency.profiling.rounds import Rounds, measure_rounds
+from edgenas.latency.profiling.rounds import TRIES, Rounds, measure_rounds
 
 # With less space than this on the device, models do not stay there after they were measured.
 ROOMY_KB = 2 << 20
@@ -40,6 +40,7 @@ class Bench:
         self._progress = progress
         self._sent: set[str] = set()
         self._expected_us: float | None = None
+        self._tries = TRIES
         self._stack = contextlib.ExitStack()
         self.start_s = self.sending_s = 0.0  # what reaching it and sending to it took
 
@@ -98,9 +99,12 @@ class Bench:
             threads=self._threads,
             cores=self.device.runtime.cores,
             expected_us=self._expected_us,
+            tries=self._tries,
             waiting=lambda attempt, tries: self._progress(f"waiting: {self.device.name} is disturbed", attempt, tries),
         )
         self._expected_us = self._expected_us or rounds.reference_us
+        # A device that was busy is asked once whether it is at rest by now, and not waited for again.
+        self._tries = 1 if rounds.steadiness.disturbed else TRIES
         if self.info.disk_free_kb < ROOMY_KB:
             self._forget([path for path in models if path != reference])
         return rounds

@@ -26,8 +26,9 @@ _MEMORY = re.compile(
 # benchmark_model prints six digits of an average.
 _SAME = 1e-4
 _LONGEST_US = 1e10  # no inference takes hours
-# Microseconds are whole in a median and not in an average: below this many the average is the finer clock.
-_FINE_US = 200.0
+# Microseconds are whole in a median and not in an average: below this many the average is the finer clock; where some
+# inferences took far longer than the others, below that many.
+_FINE_US, _COARSE_US = 200.0, 10.0
 # What stands for the time of inferences that the clock's whole microseconds all saw as 0: costs are ratios, and none is
 # to 0. It is the least that an entry of a table can be.
 _LEAST_US = 0.01
@@ -61,9 +62,13 @@ class Timing:
 
     @property
     def typical_us(self) -> float:
-        """What one inference took, above 0: the median; the average where that is the finer clock or all there is."""
-        us = self.avg_us if self.median_us is None or self.median_us < _FINE_US else self.median_us
-        return max(us, _LEAST_US)
+        """What one inference took, above 0: the median; the average where that is the finer clock or all there is.
+
+        Of one that was disturbed the average is no finer: a few long inferences are in it.
+        """
+        if self.median_us is None or self.median_us < (_COARSE_US if self.disturbed else _FINE_US):
+            return max(self.avg_us, _LEAST_US)
+        return self.median_us
 
     @property
     def disturbed(self) -> bool:

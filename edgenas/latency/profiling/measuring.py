@@ -13,7 +13,8 @@ from edgenas.device import Agent, Device, connect, open_agent
 from edgenas.device.agent import machine
 from edgenas.errors import DeviceError, InputError
 from edgenas.latency.profiling.phone_measuring import measure_on_phone
-from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES, median_interval
+from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES, Values, median_interval
+from edgenas.latency.steadiness import Steadiness, slowed, widened
 from edgenas.model import MODELS, ConversionPool
 
 # What runs beside the model and tells whether the device keeps still: a small network of every kind of block.
@@ -26,6 +27,8 @@ REFERENCE = Architecture.parse(
 MOST_AWAY, MOST_MOVED = 0.03, 0.12
 # A processor that sleeps between inferences wakes at one speed or another.
 MOST_MOVED_ASLEEP = 0.4
+# A busy device is measured by the inferences that did not lose their core, where there are so many of them.
+LEAST_CLEAN = 0.1
 
 
 def measure_file(
@@ -80,15 +83,17 @@ def measure_file(
 
 
 def _summary(answer: dict[str, Any]) -> dict[str, Any]:
-    times = np.array(answer["times_us"], dtype=float) / 1000
+    times, interval = times_of(answer)
     return {
         "latency_ms": {
             "first": round(float(answer["first_us"]) / 1000, 4),
             "median": round(float(np.median(times)), 4),
             "p90": round(float(np.percentile(times, 90)), 4),
             "p99": round(float(np.percentile(times, 99)), 4),
-            "ci95": [round(end, 4) for end in median_interval(times)],
+            "ci95": [round(end, 4) for end in interval],
         },
+        "steadiness": answer["steadiness"].grade,
+        "busy_with": answer["steadiness"].busy or None,
         "peak_rss_growth_kb": int(answer["peak_rss_growth_kb"]),
         "load_ms": round(float(answer["load_us"]) / 1000, 3),
         "interrupted": float(np.mean(answer["lost"])),
@@ -96,6 +101,19 @@ def _summary(answer: dict[str, Any]) -> dict[str, Any]:
         "reference_moved": round(_moved(answer), 4),
         "late": round(float(answer["late"]), 4),
     }
+
+
+def times_of(answer: dict[str, Any]) -> tuple[Values, tuple[float, float]]:
+    """What inferences took, ms [runs], and the interval of their median.
+
+    Of a device that was disturbed those that kept their core, and an interval that is wider by what the reference model
+    beside them moved, and reaches down to what they would take while that is at its fastest.
+    """
+    times = np.array(answer["times_us"], dtype=float) / 1000
+    if not answer["steadiness"].disturbed:
+        return times, median_interval(times)
+    times = times[~np.array(answer["lost"], dtype=bool)]
+    return times, widened(*median_interval(times), max(_moved(answer), slowed(answer["reference_us"])))
 
 
 def reference_path() -> Path:
@@ -113,7 +131,9 @@ def measure_there(
     every_ms: float | None = None,
     waiting: Callable[[int, int], None] = lambda attempt, tries: None,
 ) -> dict[str, Any]:
-    """What the agent's `single` says of a model on the device, once nothing disturbs it; checked.
+    """What the agent's `single` says of a model on the device, once nothing disturbs it, or as it is; checked.
+
+    `steadiness` is added.
 
     Args:
         model, reference: paths there.
@@ -121,7 +141,7 @@ def measure_there(
 
     Raises:
         CheckFailedError: it is no valid model, or kills its process.
-        DeviceError: the device is too disturbed to measure; the text says by what.
+        DeviceError: nearly every inference lost its core; the text says to what.
         InputError: more threads than cores.
     """
     runtime = agent.device.runtime
@@ -143,15 +163,17 @@ def measure_there(
         _check(answer, runs)
         away, moved = float(answer["away"]), _moved(answer)
         if away <= MOST_AWAY and moved <= most_moved:
-            return answer
+            return answer | {"steadiness": Steadiness(False, float(np.mean(answer["lost"])), 0.0)}
         if attempt + 1 < TRIES:
             waiting(attempt + 1, TRIES)
             machine.sleep(min(2.0**attempt, LONGEST_WAIT_S))
+    lost = float(np.mean(answer["lost"]))
+    if lost <= 1 - LEAST_CLEAN:
+        return answer | {"steadiness": Steadiness(True, lost, float(moved > most_moved), agent.health())}
     raise DeviceError(
-        f"{agent.device.name} is too unsteady to measure: in the last of {TRIES} tries other processes had its cores "
-        f"for {away:.0%} of the time (at most {MOST_AWAY:.0%} is accepted) and the reference model moved by "
-        f"{moved:.0%} (at most {most_moved:.0%}). {agent.health()} Stop what else runs there, or let it cool, and try "
-        "again."
+        f"{agent.device.name} is too unsteady to measure: in the last of {TRIES} tries {lost:.0%} of the inferences "
+        f"lost their core to another process, which had it for {away:.0%} of the time. {agent.health()} Stop what else "
+        "runs there, or let it cool, and try again."
     )
 
 

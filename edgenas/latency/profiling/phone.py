@@ -27,10 +27,12 @@ from edgenas.latency.profiling.benchmark_output import (
     read_result,
     read_text,
 )
-from edgenas.latency.profiling.rounds import Ratio, Rounds, half_width, pass_until_known, still_unknown
+from edgenas.latency.profiling.rounds import TRIES, Ratio, Rounds, half_width, pass_until_known, still_unknown
+from edgenas.latency.steadiness import Steadiness, slowed
 
 # Models between two runs of the reference; visits beside a reference that moved by more than that do not count.
 GROUP, MOST_MOVED = 4, 0.10
+MOST_MOVED_BUSY = 0.5  # of a phone that is busy all the time
 # Of one process: inferences at least, for so long at least, after a warm-up; seconds.
 RUNS, LEAST_S, MOST_S, WARMUP_RUNS, WARMUP_S = 50, 0.1, 60, 3, 0.05
 # After that a model hangs: it has long passed what benchmark_model was told to stop at.
@@ -64,6 +66,7 @@ class PhoneBench:
         self._progress = progress
         self._sent: set[str] = set()
         self._expected_us: float | None = None
+        self._tries = TRIES
         self._result_file = False  # whether this benchmark_model tells its times only there
         self._stack = contextlib.ExitStack()
         self.start_s = self.sending_s = 0.0  # what reaching it and sending to it took
@@ -131,13 +134,15 @@ class PhoneBench:
             DeviceError: the link broke, or the phone stays disturbed; the text says by what.
         """
         batch = _Batch(self.visit, models, reference)
-        pass_until_known(
+        busy = pass_until_known(
             batch.unknown,
             batch.visit_all,
             lambda missing: self._complaint(batch, missing),
             lambda attempt, tries: self._progress(f"waiting: {self.device.name} is disturbed", attempt, tries),
+            self._tries,
         )
-        rounds = batch.result()
+        self._tries = 1 if busy else TRIES
+        rounds = batch.result(busy, self.phone.health() if busy else "")
         self._expected_us = self._expected_us or rounds.reference_us
         return rounds
 
@@ -284,18 +289,22 @@ class _Batch:
         """The models that need another visit."""
         return still_unknown(self.ratios, self.failed)
 
-    def visit_all(self, todo: Sequence[int]) -> bool:
-        """One visit to each, in an order of this pass' own; whether most of them were left undisturbed."""
+    def visit_all(self, todo: Sequence[int], busy: bool) -> bool:
+        """One visit to each, in an order of this pass' own; whether most of them gave a value.
+
+        A phone that is busy all the time is taken as it is, while the reference stays within bounds.
+        """
+        most_moved = MOST_MOVED_BUSY if busy else MOST_MOVED
         start = time.monotonic()
         order = list(todo)
         random.Random(self.passes).shuffle(order)
         good = 0
-        before_us = self._reference()
+        before_us = self._reference(busy)
         for place in range(0, len(order), GROUP):
             group = order[place : place + GROUP]
-            found = {index: self._visit(index) for index in group}
-            after_us = self._reference()
-            steady = before_us is not None and after_us is not None and abs(after_us / before_us - 1) <= MOST_MOVED
+            found = {index: self._visit(index, busy) for index in group}
+            after_us = self._reference(busy)
+            steady = before_us is not None and after_us is not None and abs(after_us / before_us - 1) <= most_moved
             for index, us in found.items():
                 if index in self.failed:
                     good += 1
@@ -310,7 +319,7 @@ class _Batch:
         self.busy_s += time.monotonic() - start
         return good > len(todo) / 2
 
-    def _visit(self, index: int) -> float | None:
+    def _visit(self, index: int, busy: bool) -> float | None:
         """Microseconds of one inference; None where it was disturbed, or cannot be run."""
         visit = self.visit(self.models[index])
         self.visits += 1
@@ -321,10 +330,11 @@ class _Batch:
             self.delegated[index] = visit.found.delegated
         if visit.found.inference.disturbed:
             self.interrupted += 1
-            return None
+            if not busy:
+                return None
         return visit.found.inference.typical_us
 
-    def _reference(self) -> float | None:
+    def _reference(self, busy: bool) -> float | None:
         """The same of the reference model."""
         visit = self.visit(self.reference)
         if visit.found is None:
@@ -335,13 +345,14 @@ class _Batch:
                 "times under the delegate's name. Name another one as `delegate` under [runtime] in the phone's file: "
                 '"xnnpack", or "none" for TFLite\'s own kernels; docs/phones.md says more.'
             )
-        if visit.found.inference.disturbed:
+        if visit.found.inference.disturbed and not busy:
             return None
         self.references_us.append(visit.found.inference.typical_us)
         return self.references_us[-1]
 
-    def result(self) -> Rounds:
-        """All visits together."""
+    def result(self, busy: bool = False, health: str = "") -> Rounds:
+        """All visits together, of a phone that was busy or not; `health` is what it says of that."""
+        visits = max(1, self.visits)
         return Rounds(
             ratios=tuple(
                 Ratio(float(np.mean(ratios)), half_width(ratios), None, None) if ratios else None
@@ -355,4 +366,6 @@ class _Batch:
             drifted=self.drifted,
             busy_s=self.busy_s,
             delegated=tuple(self.delegated.get(index) for index in range(len(self.models))),
+            steadiness=Steadiness(busy, self.interrupted / visits, self.drifted / visits, health),
+            slowed=slowed(self.references_us),
         )

@@ -143,6 +143,7 @@ class _Session:
         self._journal = Journal(folder, identity, str(plan.reference))
         self._conversion_s = self._busy_s = 0.0
         self._done = self._total = 0
+        self._said_busy = False
         for bench in benches[1:]:
             other = identify(bench, identity.precision, identity.threads)
             if (why := stranger(identity, other)) is not None:
@@ -290,10 +291,14 @@ class _Session:
             "reference_us": rounds.reference_us, "empty": empty.value,
             "empty_cold": empty.cold, "empty_kb": empty.resident_kb, "busy_s": rounds.busy_s,
             "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
-            "delegated": _delegated(batch, rounds),
+            "delegated": _delegated(batch, rounds), "disturbed": rounds.steadiness.disturbed,
         })  # fmt: skip
         self._done += len(lines)
         self._progress("measuring", self._done, self._total)
+        if rounds.steadiness.disturbed and not self._said_busy:
+            self._said_busy = True
+            lost = f"{rounds.steadiness.interrupted:.0%} of the visits lost their core to other work"
+            self._progress(f"the device is busy ({lost}): it takes longer, and intervals will be wider", 0, 1)
         if failed:
             raise CheckFailedError(" ".join(failed[:3]) + (f" Nor do {len(failed) - 3} others." if failed[3:] else ""))
 
@@ -341,6 +346,8 @@ class _Session:
                 "visits": sum(session["visits"] for session in sessions),
                 "interrupted": sum(session["interrupted"] for session in sessions),
                 "drifted": sum(session["drifted"] for session in sessions),
+                # Of the batches: how much of the table was measured on a device that did not keep still.
+                "disturbed": round(float(np.mean([session.get("disturbed", False) for session in sessions])), 3),
                 "unsettled": sum(ratio.half_width > HALF_WIDTH for key, ratio in ratios.items() if key not in adopted),
                 "adopted": len(self.adopted),
                 "adopted_from": self.donor.name if self.donor else None,

@@ -16,14 +16,16 @@ import numpy.typing as npt
 from edgenas.device import Agent
 from edgenas.device.agent import machine
 from edgenas.errors import DeviceError
+from edgenas.latency.steadiness import STEADY, Steadiness, slowed
 
 Values = npt.NDArray[np.float64]
 # One pass visits each model so often, in a process of its own. A model's ratio is known when 1.96 standard errors of
 # its mean over the passes are at most this share of it; or after so many passes.
 VISITS, LEAST_VISITS = 10, 4
 LEAST_PASSES, MOST_PASSES, HALF_WIDTH = 3, 6, 0.01
-# Passes that gave nothing because the device was disturbed, before giving up.
-TRIES, LONGEST_WAIT_S = 6, 30
+# Passes that gave little because the device was disturbed, before it is measured as one that is busy; and then, before
+# giving up.
+TRIES, LONGEST_WAIT_S = 3, 30
 SILENCE_S = 300  # of the agent: a slow model's single visit
 
 
@@ -74,11 +76,13 @@ class Pass(_Visited):
         ratios: one a model, its median time over the reference's; None where too few visits were left undisturbed.
         colds: the same of an inference when the caches are full of other data.
         resident_kb: one a model; None where the device does not tell.
+        references_us: the reference's visits.
     """
 
     ratios: tuple[float | None, ...]
     colds: tuple[float | None, ...]
     resident_kb: tuple[float | None, ...]
+    references_us: Values
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,14 @@ class Rounds(_Visited):
         ratios: one a model; None only where it cannot be run.
         delegated: of phones, one a model: how much of it the delegate took, "full", "partial" or "none"; None where
             benchmark_model does not say.
+        steadiness: of the device meanwhile.
+        slowed: by which share the reference was slower than at its fastest, see `steadiness.slowed`.
     """
 
     ratios: tuple[Ratio | None, ...]
     delegated: tuple[str | None, ...] = ()
+    steadiness: Steadiness = STEADY
+    slowed: float = 0.0
 
 
 def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
@@ -146,6 +154,7 @@ def read_pass(answer: Mapping[str, Any], models: int, busy_s: float) -> Pass:
         interrupted=interrupted,
         drifted=drifted,
         busy_s=busy_s,
+        references_us=reference,
     )
 
 
@@ -190,54 +199,69 @@ def measure_rounds(
     threads: int,
     cores: Sequence[int] | None,
     expected_us: float | None = None,
+    tries: int = TRIES,
     waiting: Callable[[int, int], None] = lambda attempt, tries: None,
 ) -> Rounds:
     """Measure models on a device, pass after pass, until each is known; after a pass that was disturbed it waits.
+
+    A device that does not come to rest is measured all the same, as one that is busy: `steadiness` says so.
 
     Args:
         agent: on the device.
         models, reference: paths there.
         runtime, threads, cores: of the inferences.
         expected_us: what the reference took earlier; None where nobody knows.
+        tries: disturbed passes before it is measured as busy.
         waiting: told (attempt, of) before each wait.
 
     Returns:
         a ratio for every model that can be run.
 
     Raises:
-        DeviceError: the device stays too disturbed; the text says by what.
+        DeviceError: not even so many visits are left alone that a value could be given; the text says by what.
     """
     batch = _Batch(agent, models, reference, runtime, threads, cores, expected_us)
-    pass_until_known(batch.unknown, batch.visit, batch.complaint, waiting)
+    batch.busy = pass_until_known(batch.unknown, batch.visit, batch.complaint, waiting, tries)
     return batch.result()
 
 
 def pass_until_known(
     unknown: Callable[[], list[int]],
-    visit: Callable[[Sequence[int]], bool],
+    visit: Callable[[Sequence[int], bool], bool],
     complaint: Callable[[int], str],
     waiting: Callable[[int, int], None],
-) -> None:
+    tries: int = TRIES,
+) -> bool:
     """Visit models, pass after pass, until each is known; after a pass that was disturbed it waits.
+
+    After `tries` such passes the device is taken for one that is busy all the time: then nothing is waited for, and
+    visits count that did not lose their core themselves.
 
     Args:
         unknown: the models that need another pass.
-        visit: one pass over some of them; whether most were left undisturbed.
+        visit: one pass over some of them, the device taken for busy or not; whether most gave a value.
         complaint: why so many models cannot be measured now.
         waiting: told (attempt, of) before each wait.
 
+    Returns:
+        whether it was taken for busy.
+
     Raises:
-        DeviceError: the device stays too disturbed; the text is the complaint.
+        DeviceError: a busy device's visits gave too little as often; the text is the complaint.
     """
-    disturbed = 0
+    disturbed, busy = 0, False
     while todo := unknown():
-        if visit(todo):
+        if visit(todo, busy):
             continue
         disturbed += 1
-        if disturbed == TRIES:
+        if busy and disturbed == TRIES:
             raise DeviceError(complaint(len(todo)))
-        waiting(disturbed, TRIES)
-        machine.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
+        if not busy and disturbed >= tries:
+            disturbed, busy = 0, True
+        elif not busy:
+            waiting(disturbed, tries)
+            machine.sleep(min(2.0**disturbed, LONGEST_WAIT_S))
+    return busy
 
 
 def still_unknown(ratios: Sequence[Sequence[float]], failed: Collection[int]) -> list[int]:
@@ -265,6 +289,7 @@ class _Batch:
 
     def __post_init__(self) -> None:
         self.passes: list[Pass] = []
+        self.busy = False
         self.failed: dict[int, str] = {}
         self.ratios: list[list[float]] = [[] for _ in self.models]
         self.colds: list[list[float]] = [[] for _ in self.models]
@@ -275,8 +300,8 @@ class _Batch:
         """The models that need another pass."""
         return still_unknown(self.ratios, self.failed)
 
-    def visit(self, todo: Sequence[int]) -> bool:
-        """One pass over some models; whether most of them were left undisturbed."""
+    def visit(self, todo: Sequence[int], busy: bool) -> bool:
+        """One pass over some models; whether most of them gave a value."""
         start = time.monotonic()
         answer = self.agent.call(
             "measure",
@@ -289,6 +314,7 @@ class _Batch:
             expected_us=self.expected_us,
             cores=list(self.cores) if self.cores is not None else None,
             seed=len(self.passes),
+            busy=busy,
         )
         done = read_pass(answer, len(todo), time.monotonic() - start)
         self.passes.append(done)
@@ -322,17 +348,26 @@ class _Batch:
             interrupted=sum(done.interrupted for done in self.passes),
             drifted=sum(done.drifted for done in self.passes),
             busy_s=sum(done.busy_s for done in self.passes),
+            steadiness=self._steadiness(),
+            slowed=slowed(np.concatenate([done.references_us for done in self.passes])),
+        )
+
+    def _steadiness(self) -> Steadiness:
+        visits = max(1, sum(done.visits for done in self.passes))
+        return Steadiness(
+            disturbed=self.busy,
+            interrupted=sum(done.interrupted for done in self.passes) / visits,
+            moved=sum(done.drifted for done in self.passes) / visits,
+            busy=self.agent.health() if self.busy else "",
         )
 
     def complaint(self, missing: int) -> str:
-        """Why the device cannot be measured now, as far as it can tell."""
-        visits = max(1, sum(done.visits for done in self.passes))
-        interrupted = sum(done.interrupted for done in self.passes) / visits
-        drifted = sum(done.drifted for done in self.passes) / visits
+        """Why the device cannot be measured at all, as far as it can tell."""
+        found = self._steadiness()
         text = (
             f"{self.agent.device.name} is too unsteady to measure: {missing} models are without enough undisturbed "
-            f"visits; {interrupted:.0%} of all visits lost their core to another process, {drifted:.0%} had a "
-            "reference model beside them that had moved"
+            f"visits; {found.interrupted:.0%} of all visits lost their core to another process, {found.moved:.0%} had "
+            "a reference model beside them that had moved"
         )
         if self.expected_us is not None:
             text += f" (it took {self.passes[-1].reference_us / self.expected_us:.2f} times what it took before)"
