@@ -65,7 +65,8 @@ def _tell(inputs: Any) -> None:
     """What is to be said of data and table before a search begins."""
     left_out = [f"left out: {path}: {why}" for path, why in inputs.dataset.left_out[:5]]
     standing = str(_backing(inputs.settings))
-    for note in (*inputs.dataset.notes, *left_out, *filter(None, [standing])):
+    span = str(inputs.free.span()) if inputs.settings.limits.max_latency_ms is None else ""
+    for note in (*inputs.dataset.notes, *left_out, *filter(None, [standing, span])):
         stderr.print(note, markup=False)
 
 
@@ -140,8 +141,9 @@ def trial_line(report: Any) -> str:
     if report.error is not None:
         return f"trial {report.number} failed: {report.error}"
     point = report.point
+    name = f" ({point.name})" if point.name else ""
     return (
-        f"trial {report.complete}/{report.trials}: {point.id} {point.accuracy:.1%}, {point.latency_ms:.3f} ms, "
+        f"trial {report.complete}/{report.trials}: {point.id}{name} {point.accuracy:.1%}, {point.latency_ms:.3f} ms, "
         f"{point.peak_memory_kb:.0f} kB; {_standing(report)}"
     )
 
@@ -212,11 +214,31 @@ def _show_front(settings: Any, study: Any, as_json: bool, picture: Path | None =
                     "table": standing.table, "doubt": standing.doubt})  # fmt: skip
         return
     print_front(front, path)
-    stdout.print(str(_backing(settings)), markup=False)
+    for line in filter(None, [str(_backing(settings)), added(study.points)]):
+        stdout.print(line)
     stdout.print(
         f"{counts['complete']} networks evaluated in {counts['seconds']:.0f} s of training; {counts['infeasible']} "
         f"proposals over a limit and {counts['duplicate']} repeated ones never were; {counts['failed']} failed.",
         markup=False,
+    )
+
+
+def added(points: Any) -> str:
+    """What the search found beyond the networks drawn by hand, in a sentence; "" where it has either none."""
+    drawn = [point for point in points if point.name]
+    proposed = [point for point in points if not point.name]
+    if not drawn or not proposed:
+        return ""
+    best = max(drawn, key=lambda point: point.accuracy)
+    as_fast = [point for point in proposed if point.latency_ms <= best.latency_ms]
+    text = f"The best network drawn by hand, {best.name}, has {best.accuracy:.1%} at {best.latency_ms:.3f} ms"
+    if not as_fast:
+        return f"{text}; the search found none that is as fast."
+    found = max(as_fast, key=lambda point: point.accuracy)
+    more = 100 * (found.accuracy - best.accuracy)
+    return (
+        f"{text}; the search's best that is no slower has {found.accuracy:.1%} ({more:+.1f} points) at "
+        f"{found.latency_ms:.3f} ms."
     )
 
 
@@ -225,7 +247,7 @@ def print_front(front: Any, picture: Path) -> None:
     heads = ("id", "accuracy", "latency ms", "interval ms", "arena kB", "model kB", "peak kB")
     rows = [
         (
-            point.id,
+            f"{point.id} *" if point.name else point.id,
             f"{point.accuracy:.1%}",
             f"{point.latency_ms:.3f}",
             "-" if point.known_interval_ms is None else "{:.3f} - {:.3f}".format(*point.known_interval_ms),
@@ -236,4 +258,7 @@ def print_front(front: Any, picture: Path) -> None:
         for point in front
     ]
     print_table(heads, rows)
-    stdout.print(f"The picture: {picture}", markup=False)
+    drawn = ", ".join(f"{point.id} {point.name}" for point in front if point.name)
+    if drawn:
+        stdout.print(f"* drawn by hand: {drawn}")
+    stdout.print(f"The picture: {picture}")

@@ -12,6 +12,7 @@ def point_row(point: Point) -> dict[str, Any]:
     interval = point.known_interval_ms
     return {
         "id": point.id,
+        "name": point.name,
         "notation": point.notation,
         "accuracy": round(point.accuracy, 5),
         "latency_ms": round(point.latency_ms, 4),
@@ -33,13 +34,20 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
 
     figure = Figure(figsize=(6.4, 4.4), dpi=160, layout="constrained")
     axes = figure.subplots()
-    axes.scatter(
-        [point.latency_ms for point in points],
-        [point.accuracy * 100 for point in points],
-        s=[12 + point.peak_memory_kb / 8 for point in points],
-        color="#b8c4ce",
-        label="candidate (area: peak memory)",
-    )
+    for kind, marker, colour, words in (
+        (False, "o", "#b8c4ce", "candidate (area: peak memory)"),
+        (True, "s", "#e0b25c", "drawn by hand"),
+    ):
+        shown = [point for point in points if (point.name is not None) is kind]
+        if shown:
+            axes.scatter(
+                [point.latency_ms for point in shown],
+                [point.accuracy * 100 for point in shown],
+                s=[12 + point.peak_memory_kb / 8 for point in shown],
+                color=colour,
+                marker=marker,
+                label=words,
+            )
     upper = _upper_edge(front)
     axes.step(
         [point.latency_ms for point in upper],

@@ -60,9 +60,9 @@ def write_page(
 
 def _front_row(row: Mapping[str, Any], marks: Mapping[str, str]) -> tuple[str, ...]:
     interval = row["latency_interval_ms"]
-    mark = marks.get(row["id"])
+    said = ", ".join(filter(None, [marks.get(row["id"]), row["name"]]))
     return (
-        f"{row['id']} ({mark})" if mark else row["id"],
+        f"{row['id']} ({said})" if said else row["id"],
         f"{row['accuracy']:.1%}",
         f"{row['latency_ms']:.3f}",
         "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",

@@ -20,6 +20,7 @@ class Point:
         latency_ms: predicted, with `latency_interval_ms` (low, high), both the prediction itself without a certificate.
         arena_kb, model_kb, peak_memory_kb: predicted.
         trial: its number in the study, and the seconds that its evaluation took.
+        name: of a network that was drawn by hand; None: the search proposed it.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Point:
     peak_memory_kb: float
     trial: int
     seconds: float = 0.0
+    name: str | None = None
 
     @property
     def architecture(self) -> Architecture:

@@ -1,6 +1,7 @@
 """The free objectives (latency and memory, microseconds from the table) and the limits on them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,8 +13,28 @@ from edgenas.latency.table import LatencyTable
 from edgenas.space import Codes, MobileSpace
 from edgenas.strategy.settings import Limits
 
+SPAN_DRAWN = 2000  # networks
 Values = npt.NDArray[np.float64]
 Score = Callable[[Codes], Values]  # [N, choices] -> [N], lower is better
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the networks of a space take on a device, ms: the upper ends of their intervals.
+
+    Attributes:
+        least_ms, half_ms, most_ms: the fastest, what half of them keep, and the slowest.
+    """
+
+    least_ms: float
+    half_ms: float
+    most_ms: float
+
+    def __str__(self) -> str:
+        return (
+            f"No limit on latency was given. Networks of this space take {self.least_ms:.3g} to {self.most_ms:.3g} ms; "
+            f"half of them keep --max-latency-ms {ceil3(self.half_ms)}."
+        )
 
 
 class FreeObjectives:
@@ -47,6 +68,12 @@ class FreeObjectives:
         factor = self._factor or 1.0
         ends = {"latency_low_ms": latency / factor, "latency_high_ms": latency * factor}
         return {"latency_ms": latency, **ends, **memory_of_codes(self.space, codes, self._precision)}
+
+    def span(self) -> "Span":
+        """What the space's networks take by the table: of 2,000 drawn at random, the smallest among them."""
+        drawn = np.vstack([self.space.sample(np.random.default_rng(0), SPAN_DRAWN), self.space.smallest_code[None]])
+        latency = np.sort(self.values(drawn)["latency_high_ms"])
+        return Span(float(latency[0]), float(np.median(latency)), float(latency[-1]))
 
     def excess(self, codes: Codes) -> Values:
         """[N] by how much the limit that is broken most is exceeded, as a fraction of it; at most 0 if all are kept."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ from edgenas.evaluation.evaluator import Evaluated, Evaluator
 from edgenas.evaluation.recipe import Candidate
 from edgenas.ledger import Ledger
 from edgenas.space import Codes, MobileSpace
+from edgenas.space.baselines import hand_made_within
 from edgenas.strategy.front import Front, Point
 from edgenas.strategy.objectives import FreeObjectives
 from edgenas.strategy.samplers import make_sampler, resolve_strategy
@@ -35,6 +37,8 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "peak_memory_kb": "minimize",
 }
 MOST_PROPOSALS_A_TRIAL = 50
+# The first trials are networks drawn by hand: so many, and at most half of the trials.
+HAND_MADE = 6
 # After so many known candidates in a row the sampler has converged: neighbours of its proposal are tried instead.
 PATIENCE = 8
 
@@ -47,6 +51,7 @@ class Proposal:
     system: dict[str, Any]  # the sampler's own notes on it, such as NSGA-II's generation
     infeasible: int
     duplicate: int
+    name: str | None = None  # of a network drawn by hand
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,9 @@ class Study(StoredStudy):
                 code = self.space.codes(trial.params)
                 system = dict(shadow.get_trials(deepcopy=False)[trial.number].system_attrs)
                 shadow.tell(trial, state=_failed())
+                for name, drawn in self._hand_made.items():
+                    if tuple(drawn) not in known:
+                        return Proposal(drawn, system, 0, 0, name)
             else:
                 code = self.space.mutate(code[None], rng, rate=min(0.02 * (duplicate - PATIENCE + 1), 0.3))[0]
             if self._free.excess(code[None])[0] > 0:
@@ -170,6 +178,11 @@ class Study(StoredStudy):
             f"After {proposals + infeasible + duplicate} proposals no new network that keeps the limits was found: "
             f"they leave about {len(known)} networks. Loosen a limit or ask for fewer trials."
         )
+
+    @cached_property
+    def _hand_made(self) -> dict[str, Codes]:
+        """Networks that a person would draw, within the limits: they are tried first."""
+        return hand_made_within(self.space, self._free.excess, min(HAND_MADE, self.settings.trials // 2))
 
     def _store(
         self, proposal: Proposal, architecture: Architecture, evaluated: Evaluated
@@ -187,6 +200,7 @@ class Study(StoredStudy):
             "notation": str(architecture),
             "infeasible": proposal.infeasible,
             "duplicate": proposal.duplicate,
+            "hand_made": proposal.name,
             "seconds": evaluated.seconds,
             "error": error,
             **free,
@@ -274,6 +288,7 @@ def points_of(study: "optuna.Study") -> list[Point]:
                 peak_memory_kb=notes["peak_memory_kb"],
                 trial=trial.number,
                 seconds=notes["seconds"],
+                name=notes.get("hand_made"),
             )
         )
     return points

@@ -116,3 +116,13 @@ def test_a_limit_on_latency_needs_a_certificate(space: MobileSpace, table: Laten
 def test_one_row_by_name(space: MobileSpace, table: LatencyTable, drawn: Codes, values: dict[str, np.ndarray]) -> None:
     described = FreeObjectives(space, table, "int8", Limits()).describe(drawn[7])
     assert described == pytest.approx({name: column[7] for name, column in values.items()})
+
+
+def test_what_a_space_spans_on_a_device(space: MobileSpace, table: LatencyTable) -> None:
+    span = FreeObjectives(space, table, "int8", Limits()).span()
+    free = FreeObjectives(space, table, "int8", Limits(max_latency_ms=span.half_ms))
+    kept = free.excess(space.sample(np.random.default_rng(7), 1000)) <= 0
+    assert 0.45 < kept.mean() < 0.55, "half of the networks keep it"
+    assert span.least_ms < span.half_ms < span.most_ms
+    assert span.least_ms == pytest.approx(free.values(space.smallest_code[None])["latency_high_ms"][0])
+    assert "half of them keep --max-latency-ms" in str(span)

@@ -16,12 +16,18 @@ from edgenas.strategy import Limits, Study, study
 from edgenas.strategy.objectives import FreeObjectives
 from tests.strategy.conftest import Formula
 
-pytestmark = pytest.mark.usefixtures("in_memory")
+pytestmark = pytest.mark.usefixtures("in_memory", "nothing_drawn_by_hand")
 MakeStudy = Callable[..., Study]
 every_strategy = pytest.mark.parametrize("strategy", ["random", "nsga2", "tpe"])
 which_learn = pytest.mark.parametrize("strategy", ["nsga2", "tpe"])
 TRIALS = 40
 FIRST = {"nsga2": 8, "tpe": 10}  # of 40 trials so many are drawn at random
+
+
+@pytest.fixture
+def nothing_drawn_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked here is asked of the samplers alone."""
+    monkeypatch.setattr(study, "HAND_MADE", 0)
 
 
 def gated(candidate: Candidate) -> float:
