@@ -29,20 +29,19 @@ from tests.virtual.sitecustomize import stay_here
 from tests.waiting import really_sleep, until
 
 _MOST_SLEEP_S = 1.0  # of a test
+_TMPDIR = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A TMPDIR for each worker: the lock of this machine as a device lies there."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is not None:
-        os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"edgenas-{worker}-")
-        tempfile.tempdir = None
+    """A TMPDIR of this process' own: the lock of this machine as a device lies there, and others may be measuring."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    config.stash[_TMPDIR] = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"edgenas-{worker}-")
+    tempfile.tempdir = None
     stay_here()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if os.environ.get("PYTEST_XDIST_WORKER") is not None:
-        shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)
+    shutil.rmtree(config.stash[_TMPDIR], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

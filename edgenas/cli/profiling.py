@@ -160,7 +160,7 @@ def show(name: str, layer: str | None, picture: Path | None, no_picture: bool, a
 def check(name: str, as_json: bool) -> None:
     """Measure a sample of TABLE again on its device: does it still hold?
 
-    Exit code 4 where it does not.
+    Exit code 4 where it does not. On a device that is busy all the time what seems stale is not judged.
 
     \b
     Example: edgenas table check pi-tiny-28x28x1-int8-t1
@@ -179,10 +179,12 @@ def check(name: str, as_json: bool) -> None:
                     **files.as_mapping(freshness)})  # fmt: skip
     else:
         worst = ", ".join(f"{layer} {share:.2f} times" for layer, share in freshness.worst[:3])
+        why = "; ".join(freshness.reasons)
+        verdicts = {True: "fresh", None: f"not judged, the device is busy ({freshness.steadiness}): {why}"}
         print_pairs(
             {
                 "table": name,
-                "verdict": "fresh" if freshness.fresh else f"STALE: {'; '.join(freshness.reasons)}",
+                "verdict": verdicts.get(freshness.fresh, f"STALE: {why}"),
                 "speed": f"the reference model takes {freshness.speed:.2f} times what it took",
                 "networks": f"{freshness.networks:.3f} times as long beside it, {freshness.in_interval:.0%} within the "
                 "90% interval of their prediction",
@@ -190,7 +192,7 @@ def check(name: str, as_json: bool) -> None:
                 "changed": "; ".join(freshness.changes) or "nothing that the device says of itself",
             }
         )
-    if not freshness.fresh:
+    if freshness.fresh is False:
         raise CheckFailedError(f"The table {name} is stale. Profile {found.identity.device} again.")
 
 

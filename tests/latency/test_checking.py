@@ -174,6 +174,16 @@ def test_a_fresh_table_is_fresh_on_a_device_that_does_not_keep_still(
     assert found.layers < 0.001 and found.in_interval == 1.0
 
 
+def test_what_seems_stale_on_a_busy_device_is_not_judged(project: Path, quiet: LatencyTable, weather: Weather):
+    weather(speed=1.3, lost_every=145, lost_us=3000)
+    found, error = check(project, quiet)
+    assert error is None
+    assert found["fresh"] is None and found["reasons"]
+    assert found["steadiness"]["disturbed"] is True  # type: ignore[index, call-overload]
+    said = CliRunner().invoke(cli, ["table", "check", "mine"])
+    assert said.exit_code == 0 and "not judged, the device is busy (disturbed: " in said.output
+
+
 def test_the_kernels_of_a_layer_on_the_device_itself(project: Path, quiet: LatencyTable):
     in_project(project, quiet)
     layer = next(layer for layer in PLAN.layers if str(layer).startswith("mbconv_k3_e3"))

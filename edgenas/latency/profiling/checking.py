@@ -15,6 +15,7 @@ from edgenas.latency.profiling.benches import AnyBench, identify, open_bench
 from edgenas.latency.profiling.profiler import BATCH, Subject
 from edgenas.latency.profiling.rounds import Ratio
 from edgenas.latency.profiling.siblings import differences
+from edgenas.latency.steadiness import STEADY, Steadiness
 from edgenas.latency.table import LatencyTable
 from edgenas.model import MODELS, ConversionPool, wait_for
 
@@ -37,6 +38,7 @@ class Freshness:
         in_interval: share of the networks within the prediction's 90% interval, that median divided out.
         layers: nine in ten layers moved by at most this share.
         worst: (layer, now / table) of those that moved most.
+        steadiness: of the device meanwhile.
     """
 
     changes: tuple[str, ...]
@@ -45,6 +47,7 @@ class Freshness:
     in_interval: float
     layers: float
     worst: tuple[tuple[str, float], ...]
+    steadiness: Steadiness = STEADY
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -61,9 +64,9 @@ class Freshness:
         return tuple(found)
 
     @property
-    def fresh(self) -> bool:
-        """Whether the table still holds."""
-        return not self.reasons
+    def fresh(self) -> bool | None:
+        """Whether the table still holds; None where it seems not to, and the device is too busy to tell."""
+        return True if not self.reasons else None if self.steadiness.disturbed else False
 
 
 def check_table(device: Device, table: LatencyTable, progress: Progress = no_progress) -> Freshness:
@@ -81,7 +84,7 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
     paths = convert(table, [*subjects, *layers], progress)
     with bench_of(device, table, progress) as bench:
         changes = differences(table.identity, identify(bench, table.precision, table.identity.threads))
-        ratios = measure_again(bench, paths, progress)
+        ratios, steadiness = measure_again(bench, paths, progress)
         reference_us = bench.reference_us
     was_us = table.reference[1]
     now_ms = np.array([ratio.value for ratio in ratios[: len(networks)]]) * was_us / 1000
@@ -101,6 +104,7 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
         in_interval=float(held.mean()),
         layers=float(np.percentile(np.abs(moved[heavy] - 1), 90)),
         worst=tuple((str(layers[i]), float(moved[i])) for i in order[:5]),
+        steadiness=steadiness,
     )
 
 
@@ -111,8 +115,8 @@ def convert(table: LatencyTable, subjects: Sequence[Subject], progress: Progress
         return wait_for(jobs, lambda done, total: progress("converting", done, total))
 
 
-def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) -> list[Ratio]:
-    """The ratio of each file but the last to the last.
+def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) -> tuple[list[Ratio], Steadiness]:
+    """The ratio of each file but the last to the last, and how steady the device was: as in the worst batch.
 
     Raises:
         CheckFailedError: a model does not run.
@@ -120,9 +124,11 @@ def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) ->
     """
     *models, reference = paths
     ratios: list[Ratio] = []
+    steadiness = STEADY
     for start in range(0, len(models), BATCH):
         progress("measuring", start, len(models))
         rounds = bench.measure(models[start : start + BATCH], reference)
+        steadiness = rounds.steadiness if rounds.steadiness.disturbed else steadiness
         for index, ratio in enumerate(rounds.ratios):
             if ratio is None:
                 raise CheckFailedError(
@@ -130,7 +136,7 @@ def measure_again(bench: AnyBench, paths: Sequence[Path], progress: Progress) ->
                 )
             ratios.append(ratio)
     progress("measuring", len(models), len(models))
-    return ratios
+    return ratios, steadiness
 
 
 def bench_of(device: Device, table: LatencyTable, progress: Progress = no_progress) -> AnyBench:
