@@ -7,15 +7,20 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from edgenas.architecture import Architecture, Layer
 from edgenas.cli.main import cli
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.latency.profiling.checking import LAYERS, check_table
+from edgenas.latency.profiling import checking
+from edgenas.latency.profiling.bench import no_progress
+from edgenas.latency.profiling.checking import LAYERS, Freshness, check_table
 from edgenas.latency.profiling.planning import Plan
 from edgenas.latency.profiling.profiler import EMPTY, Subject, profile
+from edgenas.latency.profiling.rounds import Ratio, Rounds
+from edgenas.latency.steadiness import STEADY, Steadiness
 from edgenas.latency.table import LatencyTable
 from tests.latency.conftest import here
 from tests.latency.made import PLAN
@@ -174,14 +179,39 @@ def test_a_fresh_table_is_fresh_on_a_device_that_does_not_keep_still(
     assert found.layers < 0.001 and found.in_interval == 1.0
 
 
-def test_what_seems_stale_on_a_busy_device_is_not_judged(project: Path, quiet: LatencyTable, weather: Weather):
-    weather(speed=1.3, lost_every=145, lost_us=3000)
+BUSY = Steadiness(True, 0.4, 0.3, "Now: load 9.0.")
+
+
+def test_what_seems_stale_on_a_busy_device_is_not_judged(
+    project: Path, quiet: LatencyTable, monkeypatch: pytest.MonkeyPatch
+):
+    seems = Freshness((), speed=1.3, networks=1.0, in_interval=1.0, layers=0.0, worst=(), steadiness=BUSY)
+    assert seems.fresh is None and len(seems.reasons) == 1
+    assert dataclasses.replace(seems, speed=1.0).fresh is True
+    assert dataclasses.replace(seems, steadiness=STEADY).fresh is False
+    monkeypatch.setattr(checking, "check_table", lambda *_: seems)
     found, error = check(project, quiet)
-    assert error is None
-    assert found["fresh"] is None and found["reasons"]
-    assert found["steadiness"]["disturbed"] is True  # type: ignore[index, call-overload]
+    assert error is None and found["fresh"] is None
     said = CliRunner().invoke(cli, ["table", "check", "mine"])
-    assert said.exit_code == 0 and "not judged, the device is busy (disturbed: " in said.output
+    assert said.exit_code == 0
+    assert (
+        "not judged, the device is busy (disturbed: 40% of the visits" in said.output
+        and "Now: load 9.0." in said.output
+    )
+
+
+def test_a_check_was_as_steady_as_its_worst_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checking, "BATCH", 1)
+    batches = iter([STEADY, BUSY, STEADY])
+
+    class Bench:
+        def measure(self, models: list[Path], reference: Path) -> Rounds:
+            ratio = Ratio(1.0, 0.01, None, None)
+            return Rounds((np.ones(4),), {}, 10.0, 4, 0, 0, 1.0, ratios=(ratio,), steadiness=next(batches))
+
+    paths = [tmp_path / name for name in ("a", "b", "c", "reference")]
+    ratios, steadiness = checking.measure_again(Bench(), paths, no_progress)  # type: ignore[arg-type]
+    assert len(ratios) == 3 and steadiness == BUSY
 
 
 def test_the_kernels_of_a_layer_on_the_device_itself(project: Path, quiet: LatencyTable):
