@@ -242,13 +242,21 @@ def added(points: Any) -> str:
     )
 
 
+def accuracy_of(point: Any) -> str:
+    """An accuracy, give or take half of its 95% interval."""
+    if point.accuracy_interval is None:
+        return f"{point.accuracy:.1%}"
+    low, high = point.accuracy_interval
+    return f"{100 * point.accuracy:.1f}±{50 * (high - low):.1f}%"
+
+
 def print_front(front: Any, picture: Path) -> None:
     """The front for people."""
     heads = ("id", "accuracy", "latency ms", "interval ms", "arena kB", "model kB", "peak kB")
     rows = [
         (
             f"{point.id} *" if point.name else point.id,
-            f"{point.accuracy:.1%}",
+            accuracy_of(point),
             f"{point.latency_ms:.3f}",
             "-" if point.known_interval_ms is None else "{:.3f} - {:.3f}".format(*point.known_interval_ms),
             f"{point.arena_kb:.0f}",

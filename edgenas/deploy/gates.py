@@ -30,27 +30,20 @@ Right = npt.NDArray[np.bool_]  # [n] whether each image's class was named
 def has_learned(true: npt.NDArray[np.int64], named: npt.NDArray[np.int64], classes: int) -> Gate:
     """Whether the file to deploy is better than guessing: the lower 95% end of its balanced accuracy is above chance.
 
-    The mean of the recalls of K classes, with the variance of each recall as Agresti and Coull (The American
-    Statistician 52, 1998, 119-126) estimate it. Accuracy alone would not tell: who always names the largest class gets
-    that class's share right.
+    Accuracy alone would not tell: who always names the largest class gets that class's share right.
 
     Args:
         true, named: [n] classes of the images, and what the file names.
     """
     found = metrics(true, named, classes)
-    seen = np.bincount(true, minlength=classes)
-    right = np.bincount(true[true == named], minlength=classes)
-    there = seen > 0
-    share = (right[there] + 2) / (seen[there] + 4)
-    error = float(np.sqrt((share * (1 - share) / (seen[there] + 4)).sum())) / int(there.sum())
-    low, chance = found["balanced_accuracy"] - 1.96 * error, 1 / classes
+    low, chance = found["balanced_accuracy_interval"][0], 1 / classes
     figures = {
         "images": float(len(true)),
         "balanced_accuracy": found["balanced_accuracy"],
         "low": low,
         "chance": chance,
         "accuracy": found["accuracy"],
-        "largest_class": float(seen.max() / len(true)),
+        "largest_class": float(np.bincount(true).max() / len(true)),
     }
     detail = (
         f"balanced accuracy {found['balanced_accuracy']:.1%}, at least {low:.1%} (95%), where guessing gets "

@@ -15,6 +15,9 @@ def point_row(point: Point) -> dict[str, Any]:
         "name": point.name,
         "notation": point.notation,
         "accuracy": round(point.accuracy, 5),
+        "accuracy_interval": None
+        if point.accuracy_interval is None
+        else [round(end, 5) for end in point.accuracy_interval],
         "latency_ms": round(point.latency_ms, 4),
         "latency_interval_ms": None if interval is None else [round(end, 4) for end in interval],
         "arena_kb": round(point.arena_kb, 1),
@@ -63,11 +66,12 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
             [point.latency_ms - point.latency_interval_ms[0] for point in front],
             [point.latency_interval_ms[1] - point.latency_ms for point in front],
         ],
+        yerr=[_reach(front, 0), _reach(front, 1)],
         fmt="o",
         markersize=4,
         color="#0b6e99",
         ecolor="#7fb3c8",
-        label="Pareto front, with the interval of its latency",
+        label="Pareto front, with its intervals",
     )
     _mark_picks(axes, front)
     if limit_ms is not None:
@@ -79,6 +83,12 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
     figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _reach(front: Front, end: int) -> list[float]:
+    """How far the interval of each accuracy goes down (end 0) or up (1), points."""
+    ends = [point.accuracy_interval or (point.accuracy, point.accuracy) for point in front]
+    return [100 * abs(both[end] - point.accuracy) for both, point in zip(ends, front, strict=True)]
 
 
 def _mark_picks(axes: Any, front: Front) -> None:

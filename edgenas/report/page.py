@@ -63,13 +63,17 @@ def _front_row(row: Mapping[str, Any], marks: Mapping[str, str]) -> tuple[str, .
     said = ", ".join(filter(None, [marks.get(row["id"]), row["name"]]))
     return (
         f"{row['id']} ({said})" if said else row["id"],
-        f"{row['accuracy']:.1%}",
+        f"{row['accuracy']:.1%}" + _give_or_take(row["accuracy_interval"]),
         f"{row['latency_ms']:.3f}",
         "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
         f"{row['arena_kb']:.0f}",
         f"{row['model_kb']:.0f}",
         f"{row['peak_memory_kb']:.0f}",
     )
+
+
+def _give_or_take(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
 def _trained(study: Path) -> str:

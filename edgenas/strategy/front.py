@@ -21,6 +21,7 @@ class Point:
         arena_kb, model_kb, peak_memory_kb: predicted.
         trial: its number in the study, and the seconds that its evaluation took.
         name: of a network that was drawn by hand; None: the search proposed it.
+        accuracy_interval: of the accuracy, coverage 95%: what so few images can tell; None where nobody said.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Point:
     trial: int
     seconds: float = 0.0
     name: str | None = None
+    accuracy_interval: tuple[float, float] | None = None
 
     @property
     def architecture(self) -> Architecture:

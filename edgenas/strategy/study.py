@@ -201,6 +201,7 @@ class Study(StoredStudy):
             "infeasible": proposal.infeasible,
             "duplicate": proposal.duplicate,
             "hand_made": proposal.name,
+            "interval": (evaluated.values or {}).get(f"{self.settings.metric}_interval"),
             "seconds": evaluated.seconds,
             "error": error,
             **free,
@@ -289,9 +290,14 @@ def points_of(study: "optuna.Study") -> list[Point]:
                 trial=trial.number,
                 seconds=notes["seconds"],
                 name=notes.get("hand_made"),
+                accuracy_interval=_ends(notes.get("interval")),
             )
         )
     return points
+
+
+def _ends(interval: list[float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval[0], interval[1])
 
 
 def counts(study: "optuna.Study") -> dict[str, Any]:

@@ -155,3 +155,11 @@ def test_naming_the_largest_class_alone_is_no_learning() -> None:
     gate = gates.has_learned(true, np.zeros_like(true), 2)
     assert not gate.passed
     assert (gate.figures["accuracy"], gate.figures["balanced_accuracy"]) == (0.9, 0.5)
+
+
+@pytest.mark.parametrize(("classes", "images"), [(2, 30), (6, 20), (10, 8)])
+def test_guessing_hardly_ever_passes_for_learning(classes: int, images: int) -> None:
+    rng = np.random.default_rng(0)
+    true = np.repeat(np.arange(classes), images)
+    passed = [gates.has_learned(true, rng.integers(0, classes, len(true)), classes).passed for _ in range(1000)]
+    assert sum(passed) <= 40, "the lower end of a 95% interval is below the truth 97.5% of the time"

@@ -1,12 +1,13 @@
 """Networks drawn by hand are tried first, within the limits, and named wherever they are shown."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from edgenas.architecture import MBConv
-from edgenas.cli.searching import added
+from edgenas.cli.searching import accuracy_of, added
 from edgenas.report import front_rows
 from edgenas.space import MobileSpace
 from edgenas.space.baselines import SIZES, hand_made, hand_made_within
@@ -72,6 +73,25 @@ def test_at_most_half_of_the_trials_are_drawn_by_hand(make_study: MakeStudy) -> 
     made = make_study(trials=4)
     made.run(Formula())
     assert sum(point.name is not None for point in made.points) == 2
+
+
+@pytest.mark.usefixtures("in_memory")
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
+def test_accuracies_in_the_front_have_the_metric_s_interval(
+    make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    made = make_study(trials=3)
+    made.settings = dataclasses.replace(made.settings, metric=metric)
+    evaluator = Formula()
+    found = evaluator.values
+    intervals = {"accuracy_interval": [0.1, 0.2], "balanced_accuracy_interval": [0.3, 0.4]}
+    monkeypatch.setattr(evaluator, "values", lambda candidate: found(candidate) | intervals)
+    made.run(evaluator)
+    expected = intervals[f"{metric}_interval"]
+    assert {point.accuracy_interval for point in made.points} == {(expected[0], expected[1])}
+    assert all(row["accuracy_interval"] == expected for row in front_rows(made.front))
+    assert accuracy_of(dataclasses.replace(made.points[0], accuracy=0.35)) == "35.0±5.0%"
+    assert accuracy_of(point(0, 0.5, 1.0, None)) == "50.0%", "where nobody said"
 
 
 def point(number: int, accuracy: float, latency_ms: float, name: str | None) -> Point:

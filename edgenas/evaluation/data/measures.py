@@ -18,6 +18,7 @@ def metrics(y_true: ArrayLike, y_pred: ArrayLike, classes: int) -> dict[str, Any
 
     Returns:
         `accuracy`: share of right answers. `balanced_accuracy`: mean recall of the classes that occur in `y_true`.
+        `accuracy_interval` (Wilson's) and `balanced_accuracy_interval`: [low, high], coverage 95%.
         `recall`: by class, None where it does not occur. `n`: images.
 
     Raises:
@@ -31,12 +32,28 @@ def metrics(y_true: ArrayLike, y_pred: ArrayLike, classes: int) -> dict[str, Any
     seen = np.bincount(true, minlength=classes)
     right = np.bincount(true[true == predicted], minlength=classes)
     recall = [float(hits / of) if of else None for hits, of in zip(right, seen, strict=True)]
+    balanced = float(np.mean([share for share in recall if share is not None]))
     return {
         "accuracy": float(right.sum() / len(true)),
-        "balanced_accuracy": float(np.mean([share for share in recall if share is not None])),
+        "balanced_accuracy": balanced,
+        "accuracy_interval": list(wilson_interval(int(right.sum()), len(true))),
+        "balanced_accuracy_interval": _balanced_interval(right[seen > 0], seen[seen > 0]),
         "recall": recall,
         "n": len(true),
     }
+
+
+def _balanced_interval(right: NDArray[np.int64], images: NDArray[np.int64]) -> list[float]:
+    """The 95% interval of a mean of recalls: Wilson's intervals of the recalls, their margins joined by squaring and
+    adding (MOVER; Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702).
+
+    Args:
+        right, images: [classes] of each class that occurs.
+    """
+    recalls = right / images
+    ends = np.array([wilson_interval(int(hits), int(of)) for hits, of in zip(right, images, strict=True)])
+    below, above = np.sqrt(((ends - recalls[:, None]) ** 2).sum(axis=0)) / len(images)
+    return [max(0.0, float(recalls.mean() - below)), min(1.0, float(recalls.mean() + above))]
 
 
 def wilson_interval(correct: int, n: int, coverage: float = 0.95) -> tuple[float, float]:
