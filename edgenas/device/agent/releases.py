@@ -212,7 +212,7 @@ def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any
         good = [sha for file, sha in hashes.items() if file == name or (name == _MODEL and file.startswith("model_"))]
         if received not in good:
             raise OperationError("hash_mismatch", f"{name}: expected sha256 {hashes[name]}, received {received}")
-    return {"files": len(present) + 1, "signed_by": signed_by}
+    return {"signed_by": signed_by}
 
 
 def _is_there(context: Context, model: Path, release: int, files: dict[str, str]) -> bool:
