@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, stderr, stdout
+from edgenas.errors import counted
 
 
 @click.command()
@@ -217,9 +218,9 @@ def _show_front(settings: Any, study: Any, as_json: bool, picture: Path | None =
     for line in filter(None, [str(_backing(settings)), added(study.points)]):
         stdout.print(line)
     stdout.print(
-        f"{counts['complete']} networks evaluated in {counts['seconds']:.0f} s of training; {counts['infeasible']} "
-        f"proposals over a limit and {counts['duplicate']} repeated ones never were; {counts['failed']} failed.",
-        markup=False,
+        f"{counted(counts['complete'], 'network')} evaluated in {counts['seconds']:.0f} s of training; "
+        f"{counted(counts['infeasible'], 'proposal')} over a limit and {counts['duplicate']} repeated never were; "
+        f"{counts['failed']} failed."
     )
 
 
@@ -229,16 +230,11 @@ def added(points: Any) -> str:
     proposed = [point for point in points if not point.name]
     if not drawn or not proposed:
         return ""
-    best = max(drawn, key=lambda point: point.accuracy)
-    as_fast = [point for point in proposed if point.latency_ms <= best.latency_ms]
-    text = f"The best network drawn by hand, {best.name}, has {best.accuracy:.1%} at {best.latency_ms:.3f} ms"
-    if not as_fast:
-        return f"{text}; the search found none that is as fast."
-    found = max(as_fast, key=lambda point: point.accuracy)
-    more = 100 * (found.accuracy - best.accuracy)
+    mine, theirs = (max(some, key=lambda point: point.accuracy) for some in (proposed, drawn))
+    more = 100 * (mine.accuracy - theirs.accuracy)
     return (
-        f"{text}; the search's best that is no slower has {found.accuracy:.1%} ({more:+.1f} points) at "
-        f"{found.latency_ms:.3f} ms."
+        f"The best drawn by hand ({theirs.name}): {accuracy_of(theirs)} at {theirs.latency_ms:.3f} ms. The best that "
+        f"was proposed: {accuracy_of(mine)} at {mine.latency_ms:.3f} ms ({more:+.1f} points)."
     )
 
 
@@ -252,7 +248,7 @@ def accuracy_of(point: Any) -> str:
 
 def print_front(front: Any, picture: Path) -> None:
     """The front for people."""
-    heads = ("id", "accuracy", "latency ms", "interval ms", "arena kB", "model kB", "peak kB")
+    heads = ("id", "accuracy", "ms", "interval ms", "arena kB", "model kB", "peak kB")
     rows = [
         (
             f"{point.id} *" if point.name else point.id,
