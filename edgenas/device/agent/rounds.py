@@ -46,10 +46,8 @@ def measure(
     """Visit each model once a round, in a shuffled order, the reference model between them, until each has `visits`
     undisturbed ones (half as many where an inference is slow), or as many as three times the rounds gave.
 
-    `busy` says that the device does not keep still: visits count that did not lose their core, between two of the
-    reference that did not either, however much it has moved, within bounds.
-
-    `expected_us` is what the reference took earlier in the session. One call is one pass: all models are loaded anew,
+    `busy`: the device does not keep still; visits count that kept their core between two of the reference that kept it
+    and agree within bounds. `expected_us` is what the reference took earlier in the session. One call is one pass: all models are loaded anew,
     for where their buffers land moves a model's time by a percent or two.
 
     Returns `models`, one a model: `visits_us`, what the first inference of each visit took, with the caches full of
