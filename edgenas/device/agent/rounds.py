@@ -47,8 +47,8 @@ def measure(
     undisturbed ones (half as many where an inference is slow), or as many as three times the rounds gave.
 
     `busy`: the device does not keep still; visits count that kept their core between two of the reference that kept it
-    and agree within bounds. `expected_us` is what the reference took earlier in the session. One call is one pass: all models are loaded anew,
-    for where their buffers land moves a model's time by a percent or two.
+    and agree within bounds. `expected_us` is what the reference took earlier in the session. One call is one pass: all
+    models are loaded anew, for where their buffers land moves a model's time by a percent or two.
 
     Returns `models`, one a model: `visits_us`, what the first inference of each visit took, with the caches full of
     other data (`cold_us`), and the mean of the reference's visits around each (`around_us`); `first_us`, `load_us`,
