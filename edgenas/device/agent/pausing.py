@@ -107,35 +107,35 @@ def _commands(unit: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def _start_guard(note: Path) -> int:
-    """Start the process that guards this agent; its number."""
+    """Start the process that guards this agent, and wait until it does; its number."""
     agent = os.getpid()
     reader, writer = os.pipe()
     first = os.fork()
     if first == 0:
-        os.close(reader)
         os.setsid()
-        guard = os.fork()
-        if guard:
-            os.write(writer, str(guard).encode())
-            os._exit(0)
-        _guard(note, agent)
+        if os.fork() == 0:
+            _guard(note, agent, writer)
+        os._exit(0)
     os.close(writer)
     os.waitpid(first, 0)
     number = os.read(reader, 20)
     os.close(reader)
+    if not number:
+        raise OperationError("not_paused", "the process that would start it again could not be started")
     return int(number)
 
 
-def _guard(note: Path, agent: int) -> None:
-    """The guard's whole life; it never returns."""
+def _guard(note: Path, agent: int, ready: int) -> None:
+    """The guard's whole life; it never returns. It writes its number to `ready` once nothing can stop it."""
     try:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
+        start = json.loads(note.read_text())["start"]
+        os.write(ready, str(os.getpid()).encode())
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
             os.dup2(null, descriptor)
         os.closerange(3, 256)  # the link, and the lock of the device, among them
-        start = json.loads(note.read_text())["start"]
         while _runs(agent) and not note.with_suffix(".done").exists():
             machine.sleep(_LOOK_S)
         while True:
