@@ -100,15 +100,9 @@ def _mark_picks(axes: Any, front: Front) -> None:
     for point, names in picked.values():
         place = point.latency_ms, point.accuracy * 100
         axes.plot(*place, "o", markersize=10, markerfacecolor="none", markeredgecolor="#d35400")
-        axes.annotate(
-            " and ".join(names),
-            place,
-            xytext=(0, 9),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color="#d35400",
-        )
+        above = 9 if "best" in names else -16  # best and knee are often neighbours
+        style = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": "#d35400"}
+        axes.annotate(" and ".join(names), place, xytext=(0, above), **style)
     axes.margins(y=0.12)
 
 
