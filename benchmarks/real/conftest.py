@@ -42,6 +42,11 @@ def _known() -> dict[str, Any]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    known = _known()
+    gone = known.get("tests", {}).keys() - {item.nodeid for item in items}
+    if gone and config.args == ["benchmarks/real"] and not config.getoption("-k"):  # all of them: others are no more
+        known["tests"] = {name: row for name, row in known["tests"].items() if name not in gone}
+        files.write_atomically(OUT, json.dumps(known, indent=1) + "\n")
     if config.getoption("--resume"):
         passed = {name for name, row in _known().get("tests", {}).items() if row["outcome"] == "passed"}
         items[:] = [item for item in items if item.nodeid not in passed]
