@@ -155,7 +155,7 @@ class LabPhone:
         self.adbd.unplug()
 
 
-def quicken(monkeypatch: pytest.MonkeyPatch, **_: object) -> None:
+def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have phones measured in two passes: on a virtual machine a third finds the same."""
     monkeypatch.setattr(rounds, "LEAST_PASSES", 2)
     monkeypatch.setattr(rounds, "MOST_PASSES", 2)
