@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -189,6 +189,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.cut_after: int | None = None
+        self.before_cut: Callable[[], object] = lambda: None  # what is waited for, while nothing passes
         self.pause_s = 0.0  # after each 16 kB to the board: a slow link
         self.stalled = threading.Event()
         self.sent = 0  # bytes to the board
@@ -229,6 +230,7 @@ class Proxy:
                     really_sleep(self.pause_s)
                     self.sent += len(data)
                     if self.cut_after is not None and self.sent > self.cut_after:
+                        self.before_cut()
                         self.cut()
                         return
                 while self.stalled.is_set():
