@@ -9,6 +9,7 @@ function in float, but most of its channels vanish in int8. Prints a table and w
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -23,6 +24,8 @@ from edgenas.architecture import Architecture
 from edgenas.deploy.gates import quantisation
 from edgenas.deploy.quantising import Material, make_files, right
 from edgenas.evaluation.finetuning import fine_tune
+from edgenas.evaluation.recipe import Recipe
+from edgenas.evaluation.stopping import find_stop
 from edgenas.evaluation.training import prepare_tensorflow, train
 from edgenas.ledger import Ledger
 from edgenas.model import convert, keras_on_tensorflow
@@ -34,16 +37,16 @@ FOLDER = Path(".edgenas/benchmarks/int8").absolute()
 PROJECT, STUDY = Path("quickstart"), "quickstart"
 CLOSE = 0.005  # of accuracy: the promise for networks of a front
 SPREAD = 128.0  # between the largest and the smallest scale of the spoiled network's channels
-SPOILED_EPOCHS = 4
+SPOILED_STEPS = 3_000
 NAMES = (FASTEST, MIDDLE, BEST, SPOILED) = "fastest", "middle", "most accurate", "spoiled"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to train, and for how many epochs."""
+    """A network to train, and for how many steps; None: as many as images held out tell."""
 
     network: Architecture
-    epochs: int
+    steps: int | None
 
 
 def subjects(prepared: Prepared) -> dict[str, Subject]:
@@ -52,11 +55,11 @@ def subjects(prepared: Prepared) -> dict[str, Subject]:
     best = front.pick("best")
     between = [point for point in front[1:] if point.id != best.id]
     chosen = {FASTEST: front[0], MIDDLE: between[len(between) // 2], BEST: best}
-    found = {name: Subject(point.architecture, prepared.settings.final.epochs) for name, point in chosen.items()}
+    found = {name: Subject(point.architecture, prepared.settings.final.steps) for name, point in chosen.items()}
     # ReLU alone lets a channel's scale pass: relu(s x) = s relu(x). The gate of squeeze-and-excitation would see it.
     small = min((point.architecture for point in front), key=lambda network: network.macs)
     plain = str(small).replace("relu6", "relu").replace("_se0.25", "")
-    return found | {SPOILED: Subject(Architecture.parse(plain), SPOILED_EPOCHS)}
+    return found | {SPOILED: Subject(Architecture.parse(plain), SPOILED_STEPS)}
 
 
 def spoil(model: Any, spread: float, seed: int = 0) -> Any:
@@ -86,29 +89,43 @@ def spoil(model: Any, spread: float, seed: int = 0) -> Any:
     return model
 
 
+def how(subject: Subject, prepared: Prepared, material: Material, folder: Path) -> tuple[int, Recipe]:
+    """How many steps a network is trained for, and by which recipe, as `edgenas train` has it."""
+    settings = prepared.settings
+    if subject.steps is not None:
+        return subject.steps, dataclasses.replace(settings.recipe, augment=settings.recipe.augment or "light")
+    stop = find_stop(
+        subject.network, prepared.dataset, prepared.splits.rounds, material.train_on, settings.recipe, settings.seed,
+        most_steps=settings.final.most_steps, checkpoint=folder / "stop",
+        told=lambda what, done, most: print(f"{what}: {done} of at most {most}", flush=True),
+    )  # fmt: skip
+    return stop.steps, dataclasses.replace(settings.recipe, augment=stop.grade)
+
+
 def measure(name: str, subject: Subject, prepared: Prepared) -> dict[str, Any]:
     """One line of the results."""
     start = time.monotonic()
     prepare_tensorflow()
     dataset, splits, settings = prepared.dataset, prepared.splits, prepared.settings
-    recipe, seed, folder = settings.final.recipe, settings.seed, FOLDER / subject.network.id
-    material = Material(dataset, splits, recipe, seed, checkpoint=folder / "fine-tuning")
+    seed, folder = settings.seed, FOLDER / subject.network.id
+    material = Material(dataset, splits, settings.recipe, seed, checkpoint=folder / "fine-tuning")
+    steps, recipe = how(subject, prepared, material, folder)
+    material = dataclasses.replace(material, recipe=recipe)
 
-    def say(epoch: int, values: dict[str, float]) -> None:
-        print(f"{name}: epoch {epoch}, accuracy {values['accuracy']:.4f}, {time.monotonic() - start:.0f} s", flush=True)
+    def say(done: int, values: dict[str, float]) -> None:
+        print(f"{name}: step {done}, accuracy {values['accuracy']:.4f}, {time.monotonic() - start:.0f} s", flush=True)
 
-    model = train(
-        subject.network, dataset, material.train_on, recipe, subject.epochs, seed,
-        checkpoint=folder / "training", on_epoch=say,
-    )  # fmt: skip
+    model, _ = train(
+        subject.network, dataset, material.train_on, recipe, steps, seed, checkpoint=folder / "training", on_round=say
+    )
     if name == SPOILED:
         spoil(model, SPREAD)
-    made = make_files(model, "int8", material, on_epoch=say)
+    made = make_files(model, "int8", material, on_round=say)
     made_of = {"converted": convert(model, "int8", material.calibration), "repaired": made.content}
     if name == SPOILED:
         alone = fine_tune(
             model, dataset, material.train_on, material.calibration, recipe, seed,
-            equalised=False, checkpoint=folder / "fine-tuning-alone", on_epoch=say,
+            equalised=False, checkpoint=folder / "fine-tuning-alone", on_round=say,
         )  # fmt: skip
         made_of["fine-tuned alone"] = convert(alone, "int8", material.calibration)
     ledger = Ledger(FOLDER / "ledger.jsonl")
@@ -124,7 +141,9 @@ def measure(name: str, subject: Subject, prepared: Prepared) -> dict[str, Any]:
         "network": str(subject.network),
         "macs": subject.network.macs,
         "parameters": subject.network.parameters,
-        "epochs": subject.epochs,
+        "asked_steps": subject.steps,
+        "steps": steps,
+        "augment": recipe.augment,
         "repair": files.as_mapping(made.repair),
         "bytes": [len(made.reference), len(made.content)],
         "seconds": round(time.monotonic() - start),
@@ -138,7 +157,7 @@ def show(lines: list[dict[str, Any]]) -> None:
     print("  ".join(f"{head:>25}" for head in heads))
     for line in lines:
         states = [key.removeprefix("test_") for key in line if key.startswith("test_")]
-        for state in states if line["repair"]["epochs"] else states[:1]:
+        for state in states if line["repair"]["steps"] else states[:1]:
             test, gate = line[f"test_{state}"], line[f"acceptance_{state}"]
             cells = (
                 f"{line['name']}, {state}",
@@ -176,10 +195,10 @@ def main() -> None:
     with contextlib.chdir(options.project):
         prepared = reopen(options.study)
         known = subjects(prepared)
-        done = {(line["name"], line["network"], line["epochs"]) for line in lines}
+        done = {(line["name"], line["network"], line["asked_steps"]) for line in lines}
         for name in options.only or NAMES:
             subject = known[name]
-            if (name, str(subject.network), subject.epochs) not in done:
+            if (name, str(subject.network), subject.steps) not in done:
                 lines.append(measure(name, subject, prepared))
                 with log.open("a") as file:
                     file.write(json.dumps(lines[-1]) + "\n")

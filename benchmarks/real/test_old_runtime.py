@@ -24,7 +24,7 @@ def test_tflite_runtime_with_an_old_numpy(
     figures("certificate", profiled["certificate"])
     assert profiled["certificate"]["spearman"] > 0.8
     words = ("search", "--study", "old", "--data", "digits", "--policy", "fit", "--device", "old", *SPACE[:6])
-    assert user.gets(*words, "--trials", "2", "--final-epochs", "12")["trials"]["complete"] == 2
+    assert user.gets(*words, "--trials", "2", "--final-steps", "400")["trials"]["complete"] == 2
     trained = user.gets("train", "old", "--pick", "best")
     shipped = user.gets("ship", trained["bundle"], "old", "--as", "digits")
     assert shipped["active"] == shipped["release"]

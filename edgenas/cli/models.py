@@ -15,7 +15,11 @@ GATES = ("has_learned", "float_conversion", "quantisation", "builtin_operators",
 @click.command()
 @click.argument("study")
 @click.option("--pick", default="knee", show_default=True, help="best, knee, or the id of a point of the front.")
-@click.option("--epochs", type=click.IntRange(1), help="Instead of the study's own number.")
+@click.option("--steps", type=click.IntRange(1),
+              help="Of the training.  [default: the study's, or until images held out get no better]")  # fmt: skip
+@click.option(
+    "--most-steps", type=click.IntRange(1), help="Of each training that looks for that.  [default: the study's]"
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "int8", "mixed"]),
@@ -38,7 +42,8 @@ GATES = ("has_learned", "float_conversion", "quantisation", "builtin_operators",
 def train(
     study: str,
     pick: str,
-    epochs: int | None,
+    steps: int | None,
+    most_steps: int | None,
     precision: Any,
     allow: tuple[str, ...],
     again: bool,
@@ -50,7 +55,7 @@ def train(
     """Train a point of STUDY's front fully, see it through all gates and write a bundle.
 
     Where int8 costs more than a point of accuracy the network is fine-tuned for it. The test split is opened once, when
-    the gates are passed. Interrupted, the same command goes on from the last whole epoch.
+    the gates are passed. Interrupted, the same command goes on from the last whole round of steps.
 
     \b
     Example: edgenas train shoes --pick knee
@@ -64,7 +69,8 @@ def train(
             study,
             pick,
             samples=not no_samples,
-            epochs=epochs,
+            steps=steps,
+            most_steps=most_steps,
             precision=precision,
             allow=allow,
             key=signing,
@@ -153,7 +159,7 @@ def print_bundle(bundle: Any) -> None:
         kept = "fine-tuned for int8" if repair.kind == "fine-tuned" else "fine-tuning did not help and was left"
         pairs["repair"] = (
             f"{kept}: int8 cost {100 * repair.loss_before:.2f} points on the selection images before, "
-            f"{100 * repair.loss_after:.2f} after {repair.epochs} epochs"
+            f"{100 * repair.loss_after:.2f} after {repair.steps} steps"
         )
     for gate in manifest.gates:
         state = "passed" if gate.passed else "FAILED, ALLOWED"

@@ -78,6 +78,13 @@ def print_pairs(pairs: Mapping[str, Any]) -> None:
         stdout.print(f"{name.ljust(width)}  {value}", markup=False)
 
 
+def duration(seconds: float) -> str:
+    """ "40 s", "5 min", "3.2 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (what is being done, done, of how much) that draws a bar for each thing that is done."""

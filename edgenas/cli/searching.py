@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, stderr, stdout
+from edgenas.cli.printing import Shape, duration, json_option, print_json, print_pairs, print_table, stderr, stdout
 from edgenas.errors import counted
 
 
@@ -32,12 +32,22 @@ from edgenas.errors import counted
 @click.option("--max-arena-kb", type=float)
 @click.option("--max-model-kb", type=float)
 @click.option("--coverage", type=float, default=0.9, show_default=True, help="Of the latency's interval.")
-@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True, help="Of a candidate's training.")
+@click.option("--steps", type=click.IntRange(1),
+              help="Of a candidate.  [default: as many as the first ones need to beat guessing]")  # fmt: skip
 @click.option("--share", type=float, default=1.0, show_default=True, help="Of the training images, for a candidate.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Of the input's sides, for a candidate.")
 @click.option("--balance-classes", is_flag=True, help="Weight the loss so that every class counts the same.")
 @click.option("--flip", is_flag=True, help="A mirrored image keeps its class: mirror at random.")
-@click.option("--final-epochs", type=click.IntRange(1), default=12, show_default=True, help="Of the chosen network.")
+@click.option("--augment", type=click.Choice(["none", "light", "strong"]),
+              help="How images are varied.  [default: by their number and by images held out]")  # fmt: skip
+@click.option("--mixup", type=click.FloatRange(0), default=0.0, show_default=True, help="Blend pairs of images.")
+@click.option("--batch-size", type=click.IntRange(2), help="Images a step.  [default: by number of images]")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="[default: by number of images]")
+@click.option("--weight-decay", type=click.FloatRange(0), default=0.02, show_default=True)
+@click.option("--final-steps", type=click.IntRange(1),
+              help="Of the chosen one.  [default: until images held out get no better]")  # fmt: skip
+@click.option("--most-steps", type=click.IntRange(1), default=2500, show_default=True,
+              help="Of each training that looks for that.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Check data, table and limits, say how much is to do, and stop.")
 @json_option
 def search(as_json: bool, dry_run: bool, **given: Any) -> None:
@@ -58,7 +68,7 @@ def search(as_json: bool, dry_run: bool, **given: Any) -> None:
     prepared = prepare(settings)
     _tell(prepared)
     with _Trials(settings.trials, prepared.study.counts()["complete"]) as trials:
-        run(prepared, trials.show)
+        run(prepared, trials.show, trials.say)
     _show_front(prepared.settings, prepared.study, as_json)
 
 
@@ -91,20 +101,19 @@ def _show_dry_run(inputs: Any, as_json: bool) -> None:
 def _settings(given: dict[str, Any]) -> Any:
     from edgenas.evaluation.recipe import Fidelity, Recipe
     from edgenas.strategy import Final, Limits, Settings
-    from edgenas.strategy.settings import final_recipe
 
     def take(*names: str) -> dict[str, Any]:
         return {name: given.pop(name) for name in names}
 
-    balance, flip = given.pop("balance_classes"), given.pop("flip")
-    epochs = given.pop("final_epochs")
     return Settings(
         limits=Limits(
             **take("max_latency_ms", "max_peak_memory_kb", "max_arena_kb", "max_model_kb", "coverage"),
         ),
-        fidelity=Fidelity(**take("epochs", "share", "scale")),
-        recipe=Recipe(balance_classes=balance, flip=flip),
-        final=Final(epochs, final_recipe(flip=flip, balance_classes=balance)),
+        fidelity=Fidelity(**take("steps", "share", "scale")),
+        recipe=Recipe(
+            **take("batch_size", "learning_rate", "weight_decay", "augment", "flip", "mixup", "balance_classes")
+        ),
+        final=Final(given.pop("final_steps"), given.pop("most_steps")),
         **given,
     )
 
@@ -131,6 +140,9 @@ class _Trials:
     def __exit__(self, *exc: Any) -> None:
         self._bars.__exit__(*exc)
 
+    def say(self, sentence: str) -> None:
+        stderr.print(sentence, markup=False)
+
     def show(self, report: Any) -> None:
         self._bars.update(self._task, completed=report.complete, said=_standing(report))
         if report.error is not None or not stderr.is_terminal:
@@ -143,14 +155,15 @@ def trial_line(report: Any) -> str:
         return f"trial {report.number} failed: {report.error}"
     point = report.point
     name = f" ({point.name})" if point.name else ""
+    guess = "" if point.learned else " (no better than guessing)"
     return (
-        f"trial {report.complete}/{report.trials}: {point.id}{name} {point.accuracy:.1%}, {point.latency_ms:.3f} ms, "
-        f"{point.peak_memory_kb:.0f} kB; {_standing(report)}"
+        f"trial {report.complete}/{report.trials}: {point.id}{name} {point.accuracy:.1%}{guess}, "
+        f"{point.latency_ms:.3f} ms, {point.peak_memory_kb:.0f} kB; {_standing(report)}"
     )
 
 
 def _standing(report: Any) -> str:
-    left = f"about {report.left_s / 60:.0f} min left" if report.left_s >= 60 else f"about {report.left_s:.0f} s left"
+    left = f"about {duration(report.left_s)} left"
     return f"best {report.best.accuracy:.1%} at {report.best.latency_ms:.3f} ms; {left}" if report.best else left
 
 
@@ -215,12 +228,23 @@ def _show_front(settings: Any, study: Any, as_json: bool, picture: Path | None =
                     "table": standing.table, "doubt": standing.doubt})  # fmt: skip
         return
     print_front(front, path)
-    for line in filter(None, [str(_backing(settings)), added(study.points)]):
+    for line in filter(None, [str(_backing(settings)), tied(front), added(study.points)]):
         stdout.print(line)
     stdout.print(
         f"{counted(counts['complete'], 'network')} evaluated in {counts['seconds']:.0f} s of training; "
         f"{counted(counts['infeasible'], 'proposal')} over a limit and {counts['duplicate']} repeated never were; "
         f"{counts['failed']} failed."
+    )
+
+
+def tied(front: Any) -> str:
+    """That so few images cannot tell the best networks apart, in a sentence; "" where one is alone."""
+    if not len(front) or len(front.tied) == 1:
+        return ""
+    best = front.pick("best")
+    return (
+        f"The {len(front.tied)} most accurate of the front are tied: {best.images} images cannot tell them apart. "
+        f'"best" is the fastest of them, {best.id}.'
     )
 
 

@@ -36,18 +36,16 @@ def has_learned(true: npt.NDArray[np.int64], named: npt.NDArray[np.int64], class
         true, named: [n] classes of the images, and what the file names.
     """
     found = metrics(true, named, classes)
-    chance, images = 1 / classes, np.bincount(true, minlength=classes)
-    there = images[images > 0]
+    chance = 1 / classes
     # Near chance an interval from the recalls that were found is too short below; guessing itself spreads so much.
-    guessing = 1.96 * float(np.sqrt((chance * (1 - chance) / there).sum())) / len(there)
-    low = min(found["balanced_accuracy_interval"][0], found["balanced_accuracy"] - guessing)
+    low = min(found["balanced_accuracy_interval"][0], found["balanced_accuracy"] - 1.96 * float(found["chance_error"]))
     figures = {
         "images": float(len(true)),
         "balanced_accuracy": found["balanced_accuracy"],
         "low": low,
         "chance": chance,
         "accuracy": found["accuracy"],
-        "largest_class": float(images.max() / len(true)),
+        "largest_class": float(np.bincount(true).max() / len(true)),
     }
     detail = (
         f"balanced accuracy {found['balanced_accuracy']:.1%}, at least {low:.1%} (95%), where guessing gets "
@@ -195,7 +193,7 @@ def let_through(found: Sequence[Gate], allow: Collection[str]) -> tuple[Gate, ..
         allowing = " ".join(f"--allow {gate.name}" for gate in failed)
         raise CheckFailedError(
             f"{len(failed)} of {len(marked)} gates failed, so no bundle was written. {told}. Try another point of the "
-            f"front, more epochs or another --precision; {allowing} writes the bundle all the same, and its manifest "
+            f"front, more steps or another --precision; {allowing} writes the bundle all the same, and its manifest "
             "says so."
         )
     return marked

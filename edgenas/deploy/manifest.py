@@ -11,7 +11,7 @@ from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
-FORMAT = 5
+FORMAT = 6
 FILE = "manifest.json"
 
 
@@ -124,12 +124,12 @@ class Repair:
 
     Attributes:
         kind: "none", or "fine-tuned" with rounding in the forward pass.
-        epochs: of fine-tuning, even where its result was no better and was left; 0 where there was no need.
+        steps: of fine-tuning, even where its result was no better and was left; 0 where there was no need.
         loss_before, loss_after: accuracy that int8 costs on the selection images, as fractions; None: not looked for.
     """
 
     kind: Literal["none", "fine-tuned"] = "none"
-    epochs: int = 0
+    steps: int = 0
     loss_before: float | None = None
     loss_after: float | None = None
 
@@ -143,6 +143,7 @@ class Manifest:
         float_layers: numbers of the network's layers that stay in float32.
         gates: what each found; all were run before the test split was opened.
         repair: of an int8 network.
+        recipe, steps: how it was trained.
         release: its number; on a device a release is never followed by an older one. See `new_release`.
         files: SHA-256 by name of every other file of the bundle, the signature's apart.
         model_bytes: of `model.tflite`.
@@ -163,7 +164,7 @@ class Manifest:
     gates: tuple[Gate, ...]
     repair: Repair
     recipe: Recipe
-    epochs: int
+    steps: int
     versions: dict[str, str]
     created: str
     release: int

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from edgenas.deploy.gates import MOST_LOSS
 from edgenas.deploy.manifest import Repair
 from edgenas.evaluation.data import Dataset, Splits, stratified_sample
-from edgenas.evaluation.finetuning import fine_tune, fine_tuning_epochs
+from edgenas.evaluation.finetuning import fine_tune, fine_tuning_steps
 from edgenas.evaluation.recipe import Recipe
-from edgenas.evaluation.training import Indices, OnEpoch
+from edgenas.evaluation.training import Indices, OnRound
 from edgenas.model import Precision, convert, run_tflite
 
 CALIBRATION = 200  # training images that an int8 conversion sees
@@ -44,7 +44,7 @@ class Material:
     """What an int8 file is made from, and what a repair may use.
 
     Attributes:
-        dataset, splits: it trains on train and validation and chooses on selection.
+        dataset, splits: it trains on train and validation and chooses on `Splits.choosing`.
         recipe, seed: of the training before.
         float_layers: numbers of the network's layers that stay in float32.
         checkpoint: a folder to go on from after a break.
@@ -73,33 +73,33 @@ class Material:
         return np.asarray(self.dataset.x[chosen], np.float32)
 
 
-def make_files(model: Any, precision: Precision, material: Material, *, on_epoch: OnEpoch | None = None) -> Files:
+def make_files(model: Any, precision: Precision, material: Material, *, on_round: OnRound | None = None) -> Files:
     """Convert a trained network; where int8 costs it more than a point, fine-tune it first.
 
-    The loss is looked for on the selection images, and of the two int8 files the one that is right more often on them
-    is taken. The acceptance images, which the gates look at afterwards, choose nothing.
+    The loss is looked for on the selection images (of small data: on train), and of the two int8 files the one that is
+    right more often on them is taken. The acceptance images, which the gates look at afterwards, choose nothing.
 
     Args:
         model: trained, from `build_model`.
-        on_epoch: called after each epoch of fine-tuning.
+        on_round: called after each round of fine-tuning.
     """
     float32 = convert(model, "float32")
     if precision == "float32":
         return Files(model, float32, float32, float32, Repair())
     plain = Files(model, float32, material.int8(model), float32, Repair())
     dataset, splits = material.dataset, material.splits
-    loss = _loss(plain, dataset, splits.selection)
+    loss = _loss(plain, dataset, splits.choosing)
     if loss <= MOST_LOSS:
         return dataclasses.replace(plain, repair=Repair(loss_before=loss))
-    tuned = _fine_tuned(plain, material, on_epoch)
-    after = _loss(tuned, dataset, splits.selection)
-    epochs = fine_tuning_epochs(material.train_on, material.recipe)
+    tuned = _fine_tuned(plain, material, on_round)
+    after = _loss(tuned, dataset, splits.choosing)
+    steps = fine_tuning_steps(material.train_on, material.recipe)
     if after < loss:
-        return dataclasses.replace(tuned, repair=Repair("fine-tuned", epochs, loss, after))
-    return dataclasses.replace(plain, repair=Repair("none", epochs, loss, after))
+        return dataclasses.replace(tuned, repair=Repair("fine-tuned", steps, loss, after))
+    return dataclasses.replace(plain, repair=Repair("none", steps, loss, after))
 
 
-def _fine_tuned(files: Files, material: Material, on_epoch: OnEpoch | None) -> Files:
+def _fine_tuned(files: Files, material: Material, on_round: OnRound | None) -> Files:
     model = fine_tune(
         files.model,
         material.dataset,
@@ -108,7 +108,7 @@ def _fine_tuned(files: Files, material: Material, on_epoch: OnEpoch | None) -> F
         material.recipe,
         material.seed,
         checkpoint=material.checkpoint,
-        on_epoch=on_epoch,
+        on_round=on_round,
     )
     return dataclasses.replace(files, model=model, float32=convert(model, "float32"), content=material.int8(model))
 

@@ -32,11 +32,13 @@ from edgenas.deploy.manifest import (
     new_release,
 )
 from edgenas.deploy.quantising import Files, Material, make_files, outputs, right
-from edgenas.errors import InputError
+from edgenas.errors import CheckFailedError, InputError
+from edgenas.evaluation.curve import Curve
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval
-from edgenas.evaluation.finetuning import fine_tuning_epochs
+from edgenas.evaluation.finetuning import fine_tuning_steps
 from edgenas.evaluation.recipe import Recipe
-from edgenas.evaluation.training import Indices, OnEpoch, measure, predict, prepare_tensorflow, train
+from edgenas.evaluation.stopping import MOST_STEPS, Course, Stop, advice, find_stop
+from edgenas.evaluation.training import Indices, OnRound, measure, predict, prepare_tensorflow, train
 from edgenas.latency import memory
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable, mixed
@@ -55,7 +57,8 @@ class FinalTraining:
         architecture, precision: the network, "float32" or "int8".
         mix: which layers of an int8 network stay in float32; None: it is int8 throughout.
         dataset, splits: trained on train and validation; gates on acceptance; the test split is opened once.
-        recipe, epochs, seed: how it is trained; the seed is the study's.
+        recipe, seed: how it is trained; the seed is the study's.
+        steps: of the training; None: found by training with images held out, `most_steps` at most (see `find_stop`).
         study, candidate: the study's name and the network's id there.
         folder: of the bundle to write.
         checkpoint: a folder to go on from after a break; removed when the bundle is written.
@@ -74,12 +77,13 @@ class FinalTraining:
     dataset: Dataset
     splits: Splits
     recipe: Recipe
-    epochs: int
     seed: int
     study: str
     candidate: str
     folder: Path
     checkpoint: Path
+    steps: int | None = None
+    most_steps: int = MOST_STEPS
     mix: Mix | None = None
     table: LatencyTable | None = None
     table_name: str | None = None
@@ -107,7 +111,7 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
 
     Args:
         request: what to train and where to write it.
-        ledger: the study's; gets `final_epoch`, `test_opened` and `bundle_written`.
+        ledger: the study's; gets `final_round`, `test_opened` and `bundle_written`.
         progress: called with what is being done, how much of how much.
 
     Raises:
@@ -123,7 +127,19 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         splits.test.refuse_second(ledger, request.study, request.candidate)  # before all the work
     with ledger.timed("bundle_written", study=request.study, candidate=request.candidate) as noted:
         prepare_tensorflow()
-        model = _train(request, ledger, progress)
+        _begin_checkpoint(request)
+        stop = _stop(request, progress)
+        if not stop.learned and gates.HAS_LEARNED not in request.allow:
+            raise CheckFailedError(
+                f"{request.candidate} has learned nothing in {max(stop.curves[0].steps)} steps: on images held out it "
+                f"is no better than a guess. Look at the data with `edgenas data check`, or let "
+                f"it pass with --allow {gates.HAS_LEARNED}."
+            )
+        steps = request.steps or stop.steps
+        request = dataclasses.replace(
+            request, steps=steps, recipe=dataclasses.replace(request.recipe, augment=stop.grade)
+        )
+        model, last = _train(request, ledger, progress)
         made = _files(request, model, ledger, progress)
         made = _described(request, made)
         progress("running the gates", 0, 1)
@@ -140,43 +156,83 @@ def train_bundle(request: FinalTraining, *, ledger: Ledger, progress: Progress =
         bundle = Bundle.write(
             request.folder, manifest, made.content, dataset.labels, samples, request.key, float_model=beside
         )
+        last = dataclasses.replace(last, name="last training")
+        course = Course(stop.curves, last, advice(stop) if stop.curves else "")
+        files.write_atomically(course_path(request.folder), files.canonical_json(files.as_mapping(course)))
         noted.update(folder=str(request.folder), files=bundle.manifest.files, accuracy=files.as_mapping(accuracy))
     shutil.rmtree(request.checkpoint, ignore_errors=True)
     return bundle
 
 
-def _train(request: FinalTraining, ledger: Ledger, progress: Progress) -> Any:
-    _begin_checkpoint(request)
+def course_path(bundle: Path) -> Path:
+    """Where a bundle's `Course` lies: beside its folder, for what is in it travels."""
+    return bundle.with_name(f"{bundle.name}.course.json")
+
+
+def load_course(bundle: Path) -> Course:
+    """How the training of a bundle went.
+
+    Raises:
+        InputError: it is not there, or not whole.
+    """
+    path = course_path(bundle)
+    try:
+        return files.from_mapping(Course, files.parse_json(path.read_bytes()), str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from None
+
+
+def _stop(request: FinalTraining, progress: Progress) -> Stop:
+    """How long the training is to be, as it was asked or as images held out tell, and how its images are varied."""
+    train_on, recipe = _material(request).train_on, request.recipe
+    if request.steps is not None:
+        return Stop(request.steps, recipe.augment or "light", True, True, ())
+    return find_stop(
+        request.architecture,
+        request.dataset,
+        request.splits.rounds,
+        train_on,
+        recipe,
+        request.seed,
+        most_steps=request.most_steps,
+        checkpoint=request.checkpoint / "stop",
+        told=progress,
+    )
+
+
+def _train(request: FinalTraining, ledger: Ledger, progress: Progress) -> tuple[Any, Curve]:
+    """The trained model, and how it got there."""
+    steps = request.steps or 0
     return train(
         request.architecture,
         request.dataset,
         _material(request).train_on,
         request.recipe,
-        request.epochs,
+        steps,
         request.seed,
-        checkpoint=request.checkpoint,
-        on_epoch=_noting(request, ledger, "final_epoch", lambda epoch: progress("training", epoch, request.epochs)),
+        checkpoint=request.checkpoint / "last",
+        on_round=_noting(request, ledger, "final_round", lambda done: progress("training", done, steps)),
     )
 
 
 def _files(request: FinalTraining, model: Any, ledger: Ledger, progress: Progress) -> Files:
     progress("converting", 0, 1)
     material = _material(request)
-    epochs = fine_tuning_epochs(material.train_on, request.recipe)
+    steps = fine_tuning_steps(material.train_on, request.recipe)
 
-    def told(epoch: int) -> None:
-        progress("fine-tuning for int8", epoch, epochs)
+    def told(done: int) -> None:
+        progress("fine-tuning for int8", done, steps)
 
-    on_epoch = _noting(request, ledger, "fine_tuning_epoch", told)
-    return make_files(model, request.precision, material, on_epoch=on_epoch)
+    on_round = _noting(request, ledger, "fine_tuning_round", told)
+    return make_files(model, request.precision, material, on_round=on_round)
 
 
-def _noting(request: FinalTraining, ledger: Ledger, event: str, told: Callable[[int], None]) -> OnEpoch:
-    def on_epoch(epoch: int, values: dict[str, float]) -> None:
-        ledger.append(event, study=request.study, candidate=request.candidate, epoch=epoch, **values)
-        told(epoch)
+def _noting(request: FinalTraining, ledger: Ledger, event: str, told: Callable[[int], None]) -> OnRound:
+    def on_round(done: int, values: dict[str, float]) -> None:
+        ledger.append(event, study=request.study, candidate=request.candidate, steps=done, **values)
+        told(done)
 
-    return on_epoch
+    return on_round
 
 
 def _material(request: FinalTraining) -> Material:
@@ -191,7 +247,8 @@ def _begin_checkpoint(request: FinalTraining) -> None:
         {
             "architecture": str(request.architecture),
             "recipe": files.as_mapping(request.recipe),
-            "epochs": request.epochs,
+            "steps": request.steps,
+            "most_steps": request.most_steps,
             "seed": request.seed,
             "data": request.dataset.identity,
             "images": files.sha256(indices.astype("<i8").tobytes()),
@@ -280,7 +337,7 @@ def _manifest(request: FinalTraining, made: Files, accuracy: Accuracy, passed: t
         gates=passed,
         repair=made.repair,
         recipe=request.recipe,
-        epochs=request.epochs,
+        steps=request.steps or 0,
         versions={
             "python": platform.python_version(),
             "converter": converter_version(),

@@ -9,10 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgenas.evaluation.data import Dataset, Splits, stratified_sample
+import numpy as np
+
+from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample
 from edgenas.evaluation.recipe import Candidate, Fidelity
-from edgenas.evaluation.training import Indices, TrainingError, measure, prepare_tensorflow, train
+from edgenas.evaluation.training import Indices, Trainer, TrainingError, at_scale, prepare_tensorflow
 from edgenas.model import end_with_parent
+
+Rounds = Sequence[tuple[Indices, Indices]]  # what to train on and what to measure on, once each
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Evaluated:
     """What an evaluation found.
 
     Attributes:
-        values: `accuracy`, `balanced_accuracy`, `recall`, `n`; None where it failed.
+        values: those of `metrics`, and `right`: which images were named rightly, as `packed`. None where it failed.
         error: why it failed.
         seconds: it took.
     """
@@ -35,8 +39,8 @@ class Evaluator(Protocol):
 
     name: str
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluated]:
-        """One result a candidate, in order."""
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> list[Evaluated]:
+        """One result a candidate, in order, after a training of so many steps."""
 
     def close(self) -> None:
         """Let go of processes."""
@@ -54,33 +58,43 @@ def _start_worker() -> None:
 
 
 def _evaluate(
-    candidate: Candidate, dataset: Dataset, train_on: Indices, measure_on: Indices, fidelity: Fidelity, seed: int
+    candidate: Candidate, dataset: Dataset, rounds: Rounds, steps: int, scale: float, seed: int
 ) -> dict[str, Any]:
     import keras
 
     keras.backend.clear_session()
-    model = train(
-        candidate.architecture,
-        dataset,
-        train_on,
-        candidate.recipe,
-        fidelity.epochs,
-        seed_of(seed, candidate),
-        scale=fidelity.scale,
-    )
-    return measure(model, dataset, measure_on)
+    own = seed_of(seed, candidate)
+    trainer = Trainer.of(at_scale(candidate.architecture, scale), dataset, candidate.recipe)
+    named = []
+    for train_on, measure_on in rounds:
+        trainer.begin(own)
+        trainer.finish(train_on, steps, own)
+        named.append(trainer.predict(measure_on).argmax(axis=1))
+    measured, found = np.concatenate([measure_on for _, measure_on in rounds]), np.concatenate(named)
+    right = found == dataset.y[measured]
+    return metrics(dataset.y[measured], found, dataset.classes) | {"right": packed(right)}
+
+
+def packed(right: np.ndarray[Any, Any]) -> str:
+    """bool [n] as hexadecimal digits, the first image in the highest bit."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpacked(digits: str, n: int) -> np.ndarray[Any, Any]:
+    """The bool [n] that `packed` packed."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=n).astype(bool)
 
 
 class TrainEvaluator:
-    """Trains each candidate alone for a `Fidelity` and measures it on the validation split.
+    """Trains each candidate alone and measures it on the images that are held out: validation, or each fold in turn.
 
     One worker process lives on from candidate to candidate, since importing TensorFlow takes seconds. When it dies
     (a crash, out of memory), that candidate has failed and the next one gets a new process.
 
     Args:
         dataset: images and labels.
-        splits: trains on `train`, measures on `validation`.
-        fidelity: how much training.
+        splits: says what is trained on and what is held out.
+        fidelity: which share of the images, and at which scale.
         seed: the study's.
     """
 
@@ -90,20 +104,18 @@ class TrainEvaluator:
 
     def __init__(self, dataset: Dataset, splits: Splits, fidelity: Fidelity, seed: int) -> None:
         self._dataset = dataset
-        count = max(dataset.classes, round(fidelity.share * len(splits.train)))
-        self._train_on = (
-            splits.train if fidelity.share == 1 else stratified_sample(dataset.y, splits.train, count, seed)
-        )
-        self._measure_on = splits.validation
-        self._fidelity = fidelity
+        self._rounds = [
+            (_share(dataset, train_on, fidelity.share, seed), held_out) for train_on, held_out in splits.rounds
+        ]
+        self._scale = fidelity.scale
         self._seed = seed
         self._pool: ProcessPoolExecutor | None = None
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluated]:
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> list[Evaluated]:
         """Train and measure; see `Evaluator`."""
-        return [self._one(candidate) for candidate in candidates]
+        return [self._one(candidate, steps) for candidate in candidates]
 
-    def _one(self, candidate: Candidate) -> Evaluated:
+    def _one(self, candidate: Candidate, steps: int) -> Evaluated:
         start = time.monotonic()
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
@@ -117,7 +129,7 @@ class TrainEvaluator:
         error: str | None = None
         try:
             future = self._pool.submit(
-                _evaluate, candidate, self._dataset, self._train_on, self._measure_on, self._fidelity, self._seed
+                _evaluate, candidate, self._dataset, self._rounds, steps, self._scale, self._seed
             )
             values = future.result()
         except BrokenProcessPool:
@@ -134,3 +146,8 @@ class TrainEvaluator:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+
+
+def _share(dataset: Dataset, indices: Indices, share: float, seed: int) -> Indices:
+    count = max(dataset.classes, round(share * len(indices)))
+    return indices if share == 1 else stratified_sample(dataset.y, indices, count, seed)

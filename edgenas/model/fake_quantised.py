@@ -34,7 +34,6 @@ class FakeQuantised:
     Attributes:
         model: the network itself.
         inputs: its inputs, as a Keras model has them.
-        optimizer: whoever trains it puts one here.
     """
 
     def __init__(self, model: Any, calibration: Images) -> None:
@@ -42,7 +41,6 @@ class FakeQuantised:
 
         self.model = model
         self.inputs = model.inputs
-        self.optimizer: Any = None
         self._ranges = {layer.name: tf.Variable([0.0, 0.0], trainable=False) for layer in _rounded_layers(model)}
         observe = tf.function(self._observe, autograph=False, reduce_retracing=True)
         for start in range(0, len(calibration), _AT_ONCE):

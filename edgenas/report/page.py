@@ -11,6 +11,7 @@ import edgenas.files as files
 from edgenas.deploy.manifest import FILE, Manifest, read_manifest
 from edgenas.errors import EdgeNASError
 from edgenas.ledger import Ledger
+from edgenas.report.curves import curves_folder
 from edgenas.report.front import draw_front, front_rows
 from edgenas.report.mistakes import mistakes_folder
 from edgenas.strategy import Front, Point, Settings
@@ -47,7 +48,7 @@ def write_page(
         path,
         '<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">'
         f"<title>{html.escape(settings.study)}</title><style>{_STYLE}</style><h1>{html.escape(settings.study)}</h1>"
-        f"<p>Accuracy is the study's {settings.metric} on its validation split, after the search's short training; "
+        f"<p>Accuracy is the study's {settings.metric} on images held out, after the search's short training; "
         f"latency and memory are predicted. {html.escape(backing)}</p>"
         f'<img alt="The front: accuracy against latency" src="data:image/svg+xml;base64,{image}">'
         f"{_table(rows, _HEADS)}{_trained(study)}{_shipped(study)}"
@@ -85,18 +86,23 @@ def _trained(study: Path) -> str:
         except (EdgeNASError, OSError):
             continue  # not written yet, or somebody's hand was in it: `edgenas ship` says so
         text += f"<h3>{html.escape(manifest.architecture.id)}, {html.escape(manifest.precision)}</h3>"
-        text += _table(_results(manifest), words=True) + _mistakes(mistakes_folder(study, folder.name))
+        text += _table(_results(manifest), words=True) + _pictures(study, folder.name)
     return f"<h2>Trained fully</h2>{text}" if text else ""
 
 
-def _mistakes(folder: Path) -> str:
-    """The pictures of what a network gets wrong, where they are there."""
-    pictures = (("confusion.png", "Test images by true class and by the class that was named"),
-                ("mistakes.png", "The mistakes that the network was surest of"))  # fmt: skip
-    text = ""
-    for name, words in pictures:
-        if (folder / name).is_file():
-            data = base64.b64encode((folder / name).read_bytes()).decode()
+def _pictures(study: Path, bundle: str) -> str:
+    """How a network was trained and what it gets wrong, where that is there."""
+    training, mistakes = curves_folder(study, bundle), mistakes_folder(study, bundle)
+    advice = training / "advice.txt"
+    said = advice.read_text(encoding="utf-8").strip() if advice.is_file() else ""
+    text = f"<p>{html.escape(said)}</p>" if said else ""
+    for path, words in (
+        (training / "curves.png", "How it was trained"),
+        (mistakes / "confusion.png", "Test images by true class and by the class that was named"),
+        (mistakes / "mistakes.png", "The mistakes that the network was surest of"),
+    ):
+        if path.is_file():
+            data = base64.b64encode(path.read_bytes()).decode()
             text += f'<p>{words}:</p><img alt="{words}" src="data:image/png;base64,{data}">'
     return text
 

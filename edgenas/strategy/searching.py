@@ -10,6 +10,7 @@ from edgenas.evaluation.evaluator import TrainEvaluator
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import find_table
 from edgenas.space import MobileSpace
+from edgenas.strategy.fidelity import Say
 from edgenas.strategy.front import Front
 from edgenas.strategy.objectives import FreeObjectives
 from edgenas.strategy.settings import Limits, Settings, begin, load_settings, refuse_other
@@ -87,25 +88,39 @@ def load_inputs(settings: Settings) -> Inputs:
     return Inputs(settings, dataset, split(dataset, settings.seed), table, device, free)
 
 
-def search(settings: Settings, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
+def search(
+    settings: Settings,
+    on_trial: Callable[[TrialReport], None] | None = None,
+    say: Say = lambda sentence: None,
+) -> Front:
     """Run a study, or go on with one that was broken off, and return its front.
 
     Args:
         settings: what to search for.
         on_trial: called after each trial.
+        say: told what is to be known meanwhile, in sentences.
 
     Raises:
         InputError: as in `prepare`.
+        CheckFailedError: as in `run`.
     """
-    return run(prepare(settings), on_trial)
+    return run(prepare(settings), on_trial, say)
 
 
-def run(prepared: Prepared, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
-    """Evaluate until the study is complete."""
+def run(
+    prepared: Prepared,
+    on_trial: Callable[[TrialReport], None] | None = None,
+    say: Say = lambda sentence: None,
+) -> Front:
+    """Evaluate until the study is complete.
+
+    Raises:
+        CheckFailedError: candidates do no better than guessing.
+    """
     settings = prepared.settings
     evaluator = TrainEvaluator(prepared.dataset, prepared.splits, settings.fidelity, settings.seed)
     try:
-        return prepared.study.run(evaluator, on_trial)
+        return prepared.study.run(evaluator, on_trial, say)
     finally:
         evaluator.close()
 

@@ -8,6 +8,7 @@ from typing import Literal
 import edgenas.files as files
 from edgenas.errors import InputError, near
 from edgenas.evaluation.recipe import Fidelity, Recipe
+from edgenas.evaluation.stopping import MOST_STEPS
 
 StrategyName = Literal["auto", "random", "nsga2", "tpe"]
 Metric = Literal["accuracy", "balanced_accuracy"]
@@ -44,17 +45,21 @@ class Limits:
         return {name: most for name in names if (most := getattr(self, f"max_{name}")) is not None}
 
 
-def final_recipe(flip: bool = False, balance_classes: bool = False) -> Recipe:
-    """The full recipe of a chosen network: smoothed labels and small shifts pay over many epochs."""
-    return Recipe(learning_rate=0.004, label_smoothing=0.05, shift=0.07, flip=flip, balance_classes=balance_classes)
-
-
 @dataclass(frozen=True)
 class Final:
-    """How the chosen network is trained: passes over train and validation, and the recipe."""
+    """How long the chosen network is trained.
 
-    epochs: int = 12
-    recipe: Recipe = field(default_factory=final_recipe)
+    Attributes:
+        steps: None: found on images held out; see `edgenas.evaluation.stopping`.
+        most_steps: of each training that looks for it.
+    """
+
+    steps: int | None = None
+    most_steps: int = MOST_STEPS
+
+    def __post_init__(self) -> None:
+        if self.most_steps < 1 or (self.steps is not None and self.steps < 1):
+            raise InputError(f"Expected steps and most_steps >= 1. Received: {self}")
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class Settings:
         trials: candidates to evaluate.
         seed: of all that is drawn.
         limits: what a candidate may cost.
-        fidelity, recipe: how candidates are trained.
-        final: how the chosen one is.
+        recipe: how networks are trained.
+        fidelity, final: how long candidates are, and how long the chosen one is.
         data_identity, table_checksum: of what the study was begun with.
     """
 

@@ -23,6 +23,7 @@ from edgenas.evaluation.recipe import Candidate
 from edgenas.ledger import Ledger
 from edgenas.space import Codes, MobileSpace
 from edgenas.space.baselines import hand_made_within
+from edgenas.strategy.fidelity import Say, choose_steps, learned
 from edgenas.strategy.front import Front, Point
 from edgenas.strategy.objectives import FreeObjectives
 from edgenas.strategy.samplers import make_sampler, resolve_strategy
@@ -108,29 +109,45 @@ class Study(StoredStudy):
         self._free = free
         self._strategy = resolve_strategy(settings.strategy, settings.trials)
 
-    def run(self, evaluator: Evaluator, on_trial: Callable[[TrialReport], None] | None = None) -> Front:
+    def run(
+        self,
+        evaluator: Evaluator,
+        on_trial: Callable[[TrialReport], None] | None = None,
+        say: Say = lambda sentence: None,
+    ) -> Front:
         """Evaluate candidates until the study has as many complete trials as it was asked for.
 
         Raises:
+            CheckFailedError: candidates do no better than guessing.
             InputError: the limits cannot be kept, or leave too few networks.
             EdgeNASError: every one of the last 10 candidates failed.
         """
         self._free.anchor  # noqa: B018  raises where no network keeps the limits
         self.ledger.append("search_began", strategy=self._strategy, **counts(self._stored))
         seconds: list[float] = []
+        first = [self._candidate(code) for code in self._first()]
+        steps, known = choose_steps(evaluator, first, self.settings.fidelity.steps, self.ledger, say)
         while (done := counts(self._stored))["complete"] < self.settings.trials:
             start = time.monotonic()
             proposal = self._propose(done["complete"] + done["failed"], done["proposals"])
-            architecture = self.space.decode(self.space.values(proposal.code))
-            candidate = Candidate(architecture, self.settings.precision, self.settings.recipe)
-            evaluated = evaluator.evaluate([candidate])[0]
-            point, error = self._store(proposal, architecture, evaluated)
+            candidate = self._candidate(proposal.code)
+            evaluated = known.pop(candidate.architecture.id, None) or evaluator.evaluate([candidate], steps)[0]
+            point, error = self._store(proposal, candidate.architecture, evaluated)
             seconds.append(time.monotonic() - start)
             self._stop_where_all_fail()
             if on_trial is not None:
                 on_trial(self._report(point, error, seconds))
         self.ledger.append("search_ended", **counts(self._stored))
         return self.front
+
+    def _candidate(self, code: Codes) -> Candidate:
+        architecture = self.space.decode(self.space.values(code))
+        return Candidate(architecture, self.settings.precision, self.settings.recipe)
+
+    def _first(self) -> list[Codes]:
+        """The networks that say how long all are trained: the largest and the smallest drawn by hand."""
+        drawn = sorted(self._hand_made.values(), key=lambda code: self._candidate(code).architecture.macs)
+        return drawn[:: max(1, len(drawn) - 1)] if drawn else [self._free.anchor]
 
     def _report(self, point: Point | None, error: str | None, seconds: list[float]) -> TrialReport:
         done, front = counts(self._stored), self.front
@@ -201,6 +218,7 @@ class Study(StoredStudy):
             "infeasible": proposal.infeasible,
             "duplicate": proposal.duplicate,
             "hand_made": proposal.name,
+            "learned": learned(evaluated),
             "interval": (evaluated.values or {}).get(f"{self.settings.metric}_interval"),
             "seconds": evaluated.seconds,
             "error": error,
@@ -291,6 +309,9 @@ def points_of(study: "optuna.Study") -> list[Point]:
                 seconds=notes["seconds"],
                 name=notes.get("hand_made"),
                 accuracy_interval=_ends(notes.get("interval")),
+                right=notes.get("right", ""),
+                images=notes.get("n", 0),
+                learned=notes.get("learned", True),
             )
         )
     return points

@@ -14,6 +14,7 @@ from edgenas.deploy.bundle import SUFFIX
 from edgenas.deploy.fleet import Outcome, Rollout, chosen, ship_to_all
 from edgenas.deploy.keys import SigningKey
 from edgenas.deploy.pausing import Pause
+from edgenas.deploy.training import load_course
 from edgenas.device import Device
 from edgenas.errors import EdgeNASError, InputError
 from edgenas.latency.profiling.bench import Progress, no_progress
@@ -22,6 +23,7 @@ from edgenas.latency.table.finding import find_table, mismatch
 from edgenas.latency.table.mixed import MIXED, Mix, fastest_mix
 from edgenas.ledger import Ledger
 from edgenas.model import Precision
+from edgenas.report.curves import curves_folder, write_curves
 from edgenas.report.mistakes import mistakes_folder, write_mistakes
 from edgenas.space import MobileSpace
 from edgenas.strategy import Point, Prepared, reopen, study_folder, study_names
@@ -34,7 +36,8 @@ def train(
     pick: str = "knee",
     *,
     samples: bool = True,
-    epochs: int | None = None,
+    steps: int | None = None,
+    most_steps: int | None = None,
     key: SigningKey | None = None,
     precision: FilePrecision | None = None,
     allow: Sequence[str] = (),
@@ -44,14 +47,15 @@ def train(
 ) -> Bundle:
     """Train the point of a study's front that is picked, and write its bundle below the study, as a folder and packed.
 
-    The same call after a break goes on from the last whole epoch; when the bundle is there already it is given back,
-    unless it is another one than is asked for.
+    The same call after a break goes on from the last whole round of steps; when the bundle is there already it is given
+    back, unless it is another one than is asked for.
 
     Args:
         study: its name.
         pick: "best", "knee" or a point's id.
         samples: whether acceptance images go into the bundle.
-        epochs: passes over the data; the study's own number if None.
+        steps: of the training; None: as the study says, or as images held out tell.
+        most_steps: of each training that looks for how many; None: as the study says.
         key: signs the bundle.
         with_float32: whether an int8 bundle has the float32 file too, for devices where that is the faster one.
         precision: another one than the study's; its latency is predicted where a table for it is there. "mixed": int8,
@@ -71,13 +75,14 @@ def train(
     packed = request.folder.with_name(request.folder.name + SUFFIX)
     if (request.folder / "manifest.json").is_file():
         bundle = Bundle.load(request.folder)
-        _refuse_other_wishes(bundle, samples, epochs, key, with_float32)
+        _refuse_other_wishes(bundle, samples, steps, key, with_float32)
         if not packed.is_file():
             bundle.pack(packed)
         return bundle
     request = dataclasses.replace(
         request,
-        epochs=epochs or request.epochs,
+        steps=steps or request.steps,
+        most_steps=most_steps or request.most_steps,
         samples=samples,
         key=key,
         with_float32=with_float32,
@@ -87,6 +92,7 @@ def train(
     bundle = train_bundle(request, ledger=prepared.study.ledger, progress=progress)
     found = Answers.load(answers_path(request.folder))
     write_mistakes(prepared.dataset, found, mistakes_folder(prepared.study.folder, request.folder.name))
+    write_curves(load_course(request.folder), curves_folder(prepared.study.folder, request.folder.name))
     bundle.pack(packed)
     return bundle
 
@@ -103,8 +109,9 @@ def _of_study(prepared: Prepared, point: Point, file_precision: FilePrecision) -
         mix=_mix(prepared, point) if file_precision == MIXED else None,
         dataset=prepared.dataset,
         splits=prepared.splits,
-        recipe=settings.final.recipe,
-        epochs=settings.final.epochs,
+        recipe=settings.recipe,
+        steps=settings.final.steps,
+        most_steps=settings.final.most_steps,
         seed=settings.seed,
         study=settings.study,
         candidate=point.id,
@@ -118,12 +125,12 @@ def _of_study(prepared: Prepared, point: Point, file_precision: FilePrecision) -
 
 
 def _refuse_other_wishes(
-    bundle: Bundle, samples: bool, epochs: int | None, key: SigningKey | None, with_float32: bool
+    bundle: Bundle, samples: bool, steps: int | None, key: SigningKey | None, with_float32: bool
 ) -> None:
     """Raise `InputError` where a bundle that is there already is not what is asked for now."""
     manifest, other = bundle.manifest, []
-    if epochs not in (None, manifest.epochs):
-        other.append(f"it was trained for {manifest.epochs} epochs")
+    if steps not in (None, manifest.steps):
+        other.append(f"it was trained for {manifest.steps} steps")
     if not samples and bundle.samples is not None:
         other.append("it has samples")
     if with_float32 and "float32" not in bundle.precisions:

@@ -19,17 +19,19 @@ from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import find_table
 from edgenas.report import draw_front
 from edgenas.space import MobileSpace
-from edgenas.strategy import Final, Front, Limits, Point, Prepared, Settings, TrialReport, load_settings, prepare, run
+from edgenas.strategy import Front, Limits, Point, Prepared, Settings, TrialReport, load_settings, prepare, run
 from edgenas.workflow.final import ship_bundle, train
 
 STUDY = "quickstart"
 TRIALS = 12
 # The limit on latency is where this share of the space's networks keeps it.
 SHARE_KEPT = 0.4
-# The last training gets as many epochs as fit into about this time, by what the network's trial took.
+# Of a candidate: enough to be far from guessing on Fashion-MNIST.
+STEPS = 75
+# The last training gets as many steps as fit into about this time, by what the network's trial took.
 TRAINING_S = 140
-# A trial sees so many images (its training images, and its validation images at a third of the cost) in its seconds,
-# less those that building and tracing take.
+# A trial takes its steps (and its validation images, at a third of a training image's cost) in its seconds, less those
+# that building and tracing take.
 STARTING_S = 6
 
 
@@ -80,20 +82,21 @@ def quickstart(
     draw_front(front, points, f"{data} on this machine", picture, settings.limits.max_latency_ms)
     point = front.pick("best")
     say(f"3/4 train: {point.id}, the most accurate of the front, on train and validation")
-    bundle = train(STUDY, point.id, epochs=_epochs(prepared, point), progress=progress)
+    bundle = train(STUDY, point.id, steps=_steps(prepared, point), progress=progress)
     say("4/4 ship: to device 'local', checked and measured there, then made live")
     shipped = ship_bundle(bundle.folder, "local", STUDY, progress=progress)
     return Told(data, table, front, picture, bundle, shipped)
 
 
-def _epochs(prepared: Prepared, point: Point) -> int:
-    """How many epochs the chosen network is trained for: 2 to 6 on Fashion-MNIST, the study's number on little data."""
-    splits, share = prepared.splits, prepared.settings.fidelity.share
-    if share == 1:
-        return prepared.settings.final.epochs
-    seen = share * len(splits.train) + len(splits.validation) / 3
-    epoch_s = max(point.seconds - STARTING_S, 1) * (len(splits.train) + len(splits.validation)) / seen
-    return int(np.clip(TRAINING_S / epoch_s, 2, 6))
+def _steps(prepared: Prepared, point: Point) -> int | None:
+    """How many steps fit into the time, on Fashion-MNIST; None on little data, where held-out images tell."""
+    splits, steps = prepared.splits, prepared.settings.fidelity.steps
+    if steps is None:
+        return None
+    batch = prepared.settings.recipe.batch_of(len(splits.train))
+    step_s = max(point.seconds - STARTING_S, 1) / (steps + len(splits.validation) / batch / 3)
+    a_pass = (len(splits.train) + len(splits.validation)) / batch
+    return int(np.clip(TRAINING_S / step_s, 2 * a_pass, 6 * a_pass))
 
 
 def _find_data(say: Callable[[str], None]) -> tuple[str, int]:
@@ -119,9 +122,9 @@ def _settings(data: str, sides: int, space: MobileSpace, table: LatencyTable) ->
         drawn = space.sample(np.random.default_rng(0), 2000)
         ends = table.estimate_codes_ms(space, drawn) * table.interval_factor()
         limit = float(f"{np.quantile(ends, SHARE_KEPT):.2g}")
-        fields: dict[str, Any] = {"final": Final(epochs=40)}
+        fields: dict[str, Any] = {}
         if data == "fashion-mnist":
-            fields = {"fidelity": Fidelity(epochs=1, share=0.1), "recipe": Recipe(batch_size=64)}
+            fields = {"fidelity": Fidelity(steps=STEPS), "recipe": Recipe(batch_size=64)}
         return Settings(
             study=STUDY,
             data=data,

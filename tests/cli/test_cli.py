@@ -1,5 +1,6 @@
 """Every command as a user types it: its exit code, its streams."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,16 @@ def test_every_command_has_json_an_example_and_an_entry_in_the_docs(words: str, 
     assert "Example: edgenas" in (command.help or "")
     assert any(parameter.name == "as_json" for parameter in command.params)
     assert f"`{words}" in DOCS
+
+
+@pytest.mark.parametrize("name", ["search", "train"])
+def test_every_option_of_what_trains_has_an_entry_in_the_docs(name: str) -> None:
+    above, _, section = DOCS.partition(f"## Options of {name}\n")
+    said = section.split("\n## ")[0] + next(
+        line for line in above.splitlines() if line.startswith(f"| `edgenas {name} ")
+    )
+    options = {word for parameter in cli.commands[name].params for word in parameter.opts if word.startswith("--")}
+    assert [word for word in options - {"--json"} if not re.search(f"`{word}[` ]|[ `]{word} ", said)] == []
 
 
 def test_the_command_in_a_process_of_its_own(tmp_path: Path) -> None:

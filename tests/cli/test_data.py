@@ -1,6 +1,7 @@
 """`edgenas data check`: each kind of bad folder is named, with what to do."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edgenas.evaluation.pace as pacing
+from edgenas.evaluation.data import Dataset, Splits
+from edgenas.evaluation.pace import Pace
+from edgenas.evaluation.recipe import Recipe
 from tests.terminal import Terminal
 
 Build = Callable[[Path], None]
 RNG = np.random.default_rng(0)
+CHECK = ("data", "check", "images", "--input", "16x16x3", "--no-pace")
 PICTURE = RNG.integers(0, 256, (20, 20, 3), np.uint8)
 
 
@@ -81,7 +87,7 @@ BAD: dict[str, tuple[Build, str]] = {
 def test_what_makes_data_useless_is_named(kind: str, tmp_path: Path) -> None:
     build, words = BAD[kind]
     build(tmp_path / "images")
-    done = Terminal(tmp_path).types("data", "check", "images", "--input", "16x16x3", "--json")
+    done = Terminal(tmp_path).types(*CHECK, "--json")
     assert done.returncode == 4
     found = json.loads(done.stdout)["findings"]
     problems = [finding for finding in found if finding["level"] == "problem"]
@@ -93,7 +99,7 @@ def test_what_makes_data_useless_is_named(kind: str, tmp_path: Path) -> None:
 
 def test_what_may_be_meant_is_a_warning(tmp_path: Path) -> None:
     uneven(tmp_path / "images")
-    done = Terminal(tmp_path).types("data", "check", "images", "--input", "16x16x3")
+    done = Terminal(tmp_path).types(*CHECK)
     assert done.returncode == 0, done.stderr
     assert "warning: a has 80 images, b has 8. Search with --metric balanced_accuracy --balance-classes." in done.stdout
     assert "warning: b (8): fewer than 20 images" in done.stdout
@@ -101,12 +107,40 @@ def test_what_may_be_meant_is_a_warning(tmp_path: Path) -> None:
 
 def test_good_data_are_counted_and_drawn(tmp_path: Path) -> None:
     fill(tmp_path / "images", "bolt", "nut", count=30)
-    done = Terminal(tmp_path).types("data", "check", "images", "--input", "16x16x3", "--json")
+    done = Terminal(tmp_path).types(*CHECK, "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["classes"] == {"bolt": 30, "nut": 30}
     assert sum(said["splits"].values()) == 60
-    assert said["findings"] == []
+    assert said["findings"] == [] and said["trial"] is None
     with Image.open(tmp_path / said["sheet"]) as sheet:
         drawn = np.asarray(sheet.convert("RGB"))
     assert drawn.shape[0] > 2 * 72 and len(np.unique(drawn)) > 100, "two rows of pictures"
+
+
+def test_folds_are_said_where_they_stand_in_for_validation(tmp_path: Path) -> None:
+    fill(tmp_path / "images", "bolt", "nut", count=30)
+    (line,) = [line for line in Terminal(tmp_path).types(*CHECK).stdout.splitlines() if line.startswith("splits")]
+    assert re.fullmatch(
+        r"splits +train \d+, acceptance \d+, test \d+; 3 folds of train stand in for validation", line
+    ), "what has no images is left out"
+    digits = Terminal(tmp_path).types("data", "check", "digits", "--input", "8x8x1", "--no-pace").stdout
+    assert "validation 180, selection 108, acceptance 90, test 270\n" in digits and "fold" not in digits
+
+
+def test_it_says_how_long_a_trial_takes_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def timed(dataset: Dataset, splits: Splits, recipe: Recipe) -> Pace:
+        asked.append((len(dataset), len(splits.folds), recipe))
+        return Pace(batch_size=32, folds=3, start_s=6.0, step_s=0.1)
+
+    monkeypatch.setattr(pacing, "pace", timed)
+    fill(tmp_path / "images", "bolt", "nut", count=30)
+    user = Terminal(tmp_path)
+    said = user.gets(*CHECK[:-1])["trial"]
+    assert said == {"batch_size": 32, "folds": 3, "steps": [256, 1024], "seconds": [82.8, 313.2]}
+    words = "256 to 1024 steps of 32 images in each of 3 folds: 83 s to 5 min for a large network on this machine"
+    assert words in user.types(*CHECK[:-1]).stdout
+    assert asked == [(60, 3, Recipe())] * 2
+    assert "a trial" not in user.types(*CHECK).stdout and len(asked) == 2

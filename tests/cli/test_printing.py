@@ -39,6 +39,14 @@ def test_new_lines_and_tabs_stay() -> None:
     assert printing.printable("a\nb\tc") == "a\nb\tc"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (300, "5 min"), (5399, "90 min"), (5400, "1.5 h"), (11_500, "3.2 h")],
+)
+def test_a_duration_is_rounded_to_what_one_wants_to_know(seconds: float, said: str) -> None:
+    assert printing.duration(seconds) == said
+
+
 def test_a_fleets_table_and_exit_code_survive_what_a_device_says(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = [Outcome("pi-1", "failed", HOSTILE), Outcome("pi-2", "ok")]
     monkeypatch.setattr("edgenas.workflow.ship_to_fleet", lambda *_: outcomes)

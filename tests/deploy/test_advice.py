@@ -77,7 +77,7 @@ def test_a_mix_of_precisions_is_named_where_it_beats_both(
     found = faster_precision(searched)
     assert found is not None
     assert (found.precision, found.table, found.latency_interval_ms) == ("mixed", "here-float32", None)
-    assert found.latency_ms == pytest.approx(0.01564 + (128 + 16) * 0.01e-3)
+    assert found.latency_ms == pytest.approx(0.01564 + (256 + 64) * 0.01e-3)
     advice = _advice("shoes", searched, found)
     assert advice.endswith(f"Try: edgenas train shoes --pick {searched.manifest.study.candidate} --precision mixed")
     costing(float32, [0.64, 1, 5, 1]).save(Path("latency_tables/here-float32.json"))

@@ -51,7 +51,7 @@ def test_a_missing_file_is_named(copy: Path) -> None:
 
 
 def test_a_changed_manifest_is_refused(copy: Path) -> None:
-    _edit(copy, lambda content: content.update(epochs=500), seal=False)
+    _edit(copy, lambda content: content.update(steps=500), seal=False)
     with pytest.raises(CheckFailedError, match="was changed after it was written"):
         Bundle.load(copy)
 
@@ -59,8 +59,9 @@ def test_a_changed_manifest_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda content: content.update(format=9), "has format 9, expected 5"),
-        (lambda content: content.update(epoch=1), "unknown key 'epoch'.*'epochs'"),
+        (lambda content: content.update(format=9), "has format 9, expected 6"),
+        (lambda content: content.update(format=5), "has format 5, expected 6"),  # with epochs in the place of steps
+        (lambda content: content.update(step=1), "unknown key 'step'.*'steps'"),
         (lambda content: content.pop("recipe"), "'recipe' is missing"),
         (lambda content: content["files"].update({"../x": "0"}), "expected the files"),
         (lambda content: content["architecture"].update(classes=11), "names 10 classes, the model has 11"),
@@ -76,7 +77,7 @@ def test_a_manifest_of_another_kind_is_refused(
 
 def test_a_number_that_is_none_in_a_manifest_is_named(copy: Path) -> None:
     text = (copy / "manifest.json").read_text()
-    (copy / "manifest.json").write_text(text.replace('"epochs": 6', '"epochs": NaN'))
+    (copy / "manifest.json").write_text(text.replace('"steps": 300', '"steps": NaN'))
     with pytest.raises(InputError, match=r"cannot be read .*'NaN' is no finite number"):
         Bundle.load(copy)
 

@@ -16,9 +16,14 @@ import pytest
 from benchmarks.int8 import spoil
 from edgenas.architecture import Architecture
 from edgenas.deploy import GATES, Bundle, FinalTraining, gates, quantising, ship, train_bundle, training, verify
+from edgenas.deploy.training import course_path, load_course
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, InputError
-from edgenas.evaluation.data import Dataset, split
+from edgenas.evaluation.curve import Curve
+from edgenas.evaluation.data import Dataset, Splits, split
+from edgenas.evaluation.recipe import Recipe
+from edgenas.evaluation.stopping import Course, Stop, advice
+from edgenas.evaluation.training import predict
 from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.mixed import Mix
 from edgenas.ledger import Ledger
@@ -29,7 +34,7 @@ from tests.made import SMALL
 from tests.made import make as making
 
 Final = Callable[..., FinalTraining]
-RELU = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu head_c16_relu dense_n10")
+RELU = Architecture.parse(str(SMALL).replace("relu6", "relu"))
 
 
 class Broken(BaseException):
@@ -52,12 +57,12 @@ class Remade:
 
 @pytest.fixture(scope="module")
 def remade(tmp_path_factory: pytest.TempPathFactory) -> Remade:
-    """The real training, broken off in its fourth epoch, and gone on with."""
+    """The real training, broken off after its second round of steps, and gone on with."""
     folder = tmp_path_factory.mktemp("study")
     request = making.final_training(making.load_digits(folder / "cache"), folder)
 
     def stop(what: str, done: int, total: int) -> None:
-        if (what, done) == ("training", 3):
+        if (what, done) == ("training", 200):
             raise Broken
 
     with pytest.raises(Broken):
@@ -86,23 +91,29 @@ class Trainings:
     """Takes the place of `train`: the network of tests/made, at once.
 
     Attributes:
-        asked: (epochs, whether there was something to go on from) of each.
+        asked: (steps, whether there was something to go on from) of each.
+        recipes: of each.
         model: makes what comes out.
     """
 
     asked: list[tuple[int, bool]] = dataclasses.field(default_factory=list)
+    recipes: list[Recipe] = dataclasses.field(default_factory=list)
     model: Callable[[], Any] = made.trained_model
 
     def __call__(
-        self, architecture: Architecture, dataset: Dataset, indices: Any, recipe: object, epochs: int, seed: int,
-        *, checkpoint: Path, on_epoch: Callable[[int, dict[str, float]], None],
-    ) -> Any:  # fmt: skip
-        left = checkpoint / "epoch-1"
-        self.asked.append((epochs, left.is_dir()))
+        self, architecture: Architecture, dataset: Dataset, indices: Any, recipe: Recipe, steps: int, seed: int,
+        *, checkpoint: Path, on_round: Callable[[int, dict[str, float]], None],
+    ) -> tuple[Any, Curve]:  # fmt: skip
+        left = checkpoint / "step-100"
+        self.asked.append((steps, left.is_dir()))
+        self.recipes.append(recipe)
         left.mkdir(parents=True, exist_ok=True)
-        for epoch in range(1, epochs + 1):
-            on_epoch(epoch, {"loss": 1.0, "accuracy": 0.5})
-        return self.model()
+        curve = Curve(architecture.id)
+        for done in range(100, steps + 1, 100):
+            values = {"loss": 1.0, "accuracy": 0.5}
+            on_round(done, values)
+            curve = curve.and_then(done, values)
+        return self.model(), curve
 
 
 @pytest.fixture
@@ -116,22 +127,31 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
 
 
 def test_remaking_what_tests_share_gives_the_same(remade: Remade, bundle: Bundle, tmp_path: Path) -> None:
-    """tests/made is what the code of today makes, in one go or broken off: else run `python -m tests.made.make`."""
-    with np.load(made.WEIGHTS) as weights:
-        for name, again in zip(sorted(weights), remade.model.get_weights(), strict=True):
-            np.testing.assert_allclose(again, weights[name], atol=1e-4, err_msg=name)
+    """tests/made is what the code of today makes, in one go or broken off: else run `python -m tests.made.make`.
+
+    Not to the last bit: other processors round otherwise, and what begins with one activation on the other side of a
+    kink ends 300 steps later in other weights, which name the same classes.
+    """
+    before, again = (load_course(folder).last for folder in (made.BUNDLE, remade.bundle.folder))
+    assert again.steps == before.steps == (100, 200, 300)
+    assert again.loss[0] == pytest.approx(before.loss[0], rel=0.005)
+    assert again.loss == pytest.approx(before.loss, rel=0.03)
+    digits = remade.request.dataset
+    images = split(digits, 0).acceptance
+    names = (predict(model, digits, images).argmax(axis=1) for model in (made.trained_model(), remade.model))
+    assert np.equal(*names).mean() >= 0.95
     making.write_files(remade.model, remade.request, tmp_path)
     for path in (made.INT8, made.FLOAT32):
-        again, before = (tmp_path / path.name).read_bytes(), path.read_bytes()
-        assert operator_kinds(again) == operator_kinds(before)
-        assert abs(len(again) - len(before)) < 64
+        files = (tmp_path / path.name).read_bytes(), path.read_bytes()
+        assert operator_kinds(files[0]) == operator_kinds(files[1])
+        assert abs(len(files[0]) - len(files[1])) < 64
     old, new = bundle.manifest, remade.bundle.manifest
     loose = {"release": 0, "created": "", "versions": {}, "files": {}, "model_bytes": 0, "accuracy": None, "gates": (),
              "repair": None}  # fmt: skip
     assert dataclasses.replace(old, **loose) == dataclasses.replace(new, **loose)
     assert new.files.keys() == old.files.keys()
     assert [gate.name for gate in new.gates] == [gate.name for gate in old.gates]
-    assert new.accuracy.test == pytest.approx(old.accuracy.test, abs=0.01)
+    assert new.accuracy.test == pytest.approx(old.accuracy.test, abs=0.02)
     assert remade.bundle.labels == bundle.labels
     assert bundle.samples is not None and remade.bundle.samples is not None
     np.testing.assert_array_equal(remade.bundle.samples.images, bundle.samples.images)
@@ -147,7 +167,7 @@ def test_the_bundle_says_what_its_files_do(remade: Remade, digits: Dataset) -> N
     content = bundle.model_path.read_bytes()
     found = run_tflite(content, digits.x[test]).argmax(axis=1)
     assert manifest.accuracy.test == pytest.approx((found == digits.y[test]).mean())
-    assert manifest.accuracy.test > 0.5, "it learned something"
+    assert manifest.accuracy.test > 0.9 and manifest.accuracy.acceptance > 0.85, "it learned digits"
     low, high = manifest.accuracy.test_interval
     assert low < manifest.accuracy.test < high
     assert manifest.accuracy.recall["7"] == pytest.approx((found == 7)[digits.y[test] == 7].mean())
@@ -161,11 +181,17 @@ def test_the_bundle_says_what_its_files_do(remade: Remade, digits: Dataset) -> N
     assert manifest.predicted.peak_memory_kb == manifest.predicted.arena_kb + manifest.predicted.model_kb
 
 
-def test_the_ledger_holds_epochs_the_opening_and_the_bundle(remade: Remade) -> None:
-    """Each epoch once: it went on from the third."""
+def test_the_ledger_holds_rounds_of_steps_the_opening_and_the_bundle(remade: Remade) -> None:
+    """Each round once: it went on from the second."""
     entries = remade.ledger.entries()
-    assert [entry["epoch"] for entry in entries if entry["event"] == "final_epoch"] == [1, 2, 3, 4, 5, 6]
-    events = [entry["event"] for entry in entries if entry["event"] != "final_epoch"]
+    rounds = [entry for entry in entries if entry["event"] == "final_round"]
+    assert [entry["steps"] for entry in rounds] == [100, 200, 300]
+    course = load_course(remade.bundle.folder)
+    assert (tuple(entry["loss"] for entry in rounds), tuple(entry["accuracy"] for entry in rounds)) == (
+        course.last.loss, course.last.accuracy,
+    )  # fmt: skip
+    assert (course.curves, course.advice, course.last.name) == ((), "", "last training"), "nothing was looked for"
+    events = [entry["event"] for entry in entries if entry["event"] != "final_round"]
     assert events[-2:] == ["test_opened", "bundle_written"] and events.count("test_opened") == 1
     assert not (remade.folder / "checkpoint").exists()
     written = remade.ledger.entries("bundle_written")[-1]
@@ -183,13 +209,154 @@ def test_an_existing_bundle_is_not_overwritten(remade: Remade, trainings: Traini
 
 def test_a_sound_network_is_not_touched(remade: Remade) -> None:
     repair = remade.bundle.manifest.repair
-    assert (repair.kind, repair.epochs, repair.loss_after) == ("none", 0, None)
+    assert (repair.kind, repair.steps, repair.loss_after) == ("none", 0, None)
     assert repair.loss_before is not None and repair.loss_before <= gates.MOST_LOSS
     assert [gate.name for gate in remade.bundle.manifest.gates] == list(GATES)
     assert all(gate.passed and not gate.allowed for gate in remade.bundle.manifest.gates)
 
 
 # With a network that was trained before
+
+
+@dataclass
+class Looking:
+    """Takes the place of `find_stop`.
+
+    Attributes:
+        found: by it.
+        asked: what it was given, each time.
+    """
+
+    found: Stop
+    asked: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def __call__(
+        self, architecture: Architecture, dataset: Dataset, rounds: Any, train_on: Any, recipe: Recipe, seed: int,
+        **more: Any,
+    ) -> Stop:  # fmt: skip
+        folder, told = more.pop("checkpoint"), more.pop("told")
+        folder.mkdir(parents=True, exist_ok=True)
+        more |= {"went_on": (folder / "left").exists(), "rounds": rounds, "train_on": train_on, "folder": folder}
+        (folder / "left").touch()
+        told("looking for when to stop (light)", 100, more["most_steps"])
+        self.asked.append({"architecture": architecture, "recipe": recipe, "seed": seed, **more})
+        return self.found
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> Looking:
+    curves = (Curve("light", (100,), (1.0,), (0.9,), (0.8,)), Curve("strong", (100,), (1.0,), (0.9,), (0.85,)))
+    looking = Looking(Stop(500, "strong", True, True, curves))
+    monkeypatch.setattr(training, "find_stop", looking)
+    return looking
+
+
+def test_how_long_it_is_and_how_images_are_varied_is_found_on_images_held_out(
+    final: Final, trainings: Trainings, looking: Looking, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    recipe = dataclasses.replace(making.RECIPE, augment=None)
+    request = final(tmp_path, precision="float32", steps=None, most_steps=1700, recipe=recipe)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    bundle = train_bundle(request, ledger=ledger, progress=lambda *what: told.append(what))
+    (asked,) = looking.asked
+    splits = request.splits
+    ((train_on, held_out),) = asked["rounds"]
+    np.testing.assert_array_equal(train_on, splits.train)
+    np.testing.assert_array_equal(held_out, splits.validation)
+    np.testing.assert_array_equal(asked["train_on"], np.union1d(splits.train, splits.validation))
+    assert (asked["architecture"], asked["recipe"], asked["seed"], asked["most_steps"]) == (
+        request.architecture, recipe, request.seed, 1700,
+    )  # fmt: skip
+    assert request.checkpoint in asked["folder"].parents
+    assert trainings.asked == [(500, False)]
+    strong = dataclasses.replace(recipe, augment="strong")
+    assert trainings.recipes == [strong]
+    assert (bundle.manifest.steps, bundle.manifest.recipe) == (500, strong)
+    assert ("looking for when to stop (light)", 100, 1700) in told and ("training", 500, 500) in told
+    course = load_course(bundle.folder)
+    last = Curve("last training", (100, 200, 300, 400, 500), (1.0,) * 5, (0.5,) * 5)
+    assert course == Course(looking.found.curves, last, advice(looking.found))
+    assert course.advice.startswith("More training would not help, more data would")
+    assert course_path(bundle.folder).parent == bundle.folder.parent, "beside the bundle: what is in it travels"
+
+
+def test_of_small_data_it_is_looked_for_on_each_fold(
+    final: Final, digits: Dataset, trainings: Trainings, looking: Looking, tmp_path: Path
+) -> None:
+    few = np.arange(len(digits))[::3]
+    small = split(dataclasses.replace(digits, x=digits.x[few], y=digits.y[few]), 0)
+    assert len(small.folds) == 3
+    own: Callable[[Any], Any] = lambda indices: few[indices]  # noqa: E731
+    folded = Splits(
+        own(small.train), small.validation, small.selection, own(small.acceptance), split(digits, 0).test,
+        tuple(own(fold) for fold in small.folds),
+    )  # fmt: skip
+    request = final(tmp_path, splits=folded, steps=None)
+    repair = train_bundle(request, ledger=Ledger(tmp_path / "ledger.jsonl")).manifest.repair
+    (asked,) = looking.asked
+    for (_, held_out), fold in zip(asked["rounds"], folded.folds, strict=True):
+        np.testing.assert_array_equal(held_out, fold)
+    np.testing.assert_array_equal(asked["train_on"], folded.train)
+    assert repair.loss_before is not None, "what int8 costs was looked for on the images that there are"
+
+
+@pytest.mark.parametrize(("augment", "trained"), [(None, "light"), ("none", "none"), ("strong", "strong")])
+def test_steps_that_are_asked_for_are_not_looked_for(
+    final: Final, trainings: Trainings, looking: Looking, tmp_path: Path, augment: Any, trained: str
+) -> None:
+    recipe = dataclasses.replace(making.RECIPE, augment=augment)
+    request = final(tmp_path, precision="float32", recipe=recipe, steps=200)
+    bundle = train_bundle(request, ledger=Ledger(tmp_path / "ledger.jsonl"))
+    assert looking.asked == [] and trainings.asked == [(200, False)]
+    assert (bundle.manifest.recipe.augment, bundle.manifest.steps) == (trained, 200)
+
+
+def test_a_network_that_learns_nothing_is_not_trained_unless_it_is_allowed(
+    final: Final, trainings: Trainings, looking: Looking, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    looking.found = dataclasses.replace(looking.found, learned=False)
+    request = final(tmp_path, precision="float32", steps=None)
+    words = f"{request.candidate} has learned nothing in 100 steps: .*`edgenas data check`.*--allow has_learned"
+    with pytest.raises(CheckFailedError, match=words):
+        train_bundle(request, ledger=ledger)
+    assert trainings.asked == [] and ledger.entries("test_opened") == []
+    assert not request.folder.exists()
+    train_bundle(dataclasses.replace(request, allow=("has_learned",)), ledger=ledger)
+    assert trainings.asked == [(500, False)]
+
+
+def test_what_looking_for_the_steps_left_is_gone_on_from_by_the_same_request_alone(
+    final: Final, trainings: Trainings, looking: Looking, tmp_path: Path
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    refused = final(tmp_path, precision="float32", limits={"max_model_kb": 0.5}, steps=None)
+
+    def goes_on(request: FinalTraining) -> bool:
+        with pytest.raises(CheckFailedError, match="model_kb"):
+            train_bundle(request, ledger=ledger)
+        return bool(looking.asked.pop()["went_on"])
+
+    assert not goes_on(refused)
+    assert goes_on(refused)
+    for other in (
+        dataclasses.replace(refused, most_steps=300),
+        dataclasses.replace(refused, recipe=dataclasses.replace(making.RECIPE, augment="light")),
+    ):
+        assert not goes_on(other)
+        assert not goes_on(refused)
+    with pytest.raises(CheckFailedError, match="model_kb"):
+        train_bundle(dataclasses.replace(refused, steps=500), ledger=ledger)
+    assert not goes_on(refused)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"curves": [], "last": 3, "advice": ""}'])
+def test_a_course_that_is_not_whole_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        course_path(tmp_path / "b1").write_text(content)
+    with pytest.raises(InputError, match=r"b1\.course\.json"):
+        load_course(tmp_path / "b1")
 
 
 def test_a_table_is_named_with_its_prediction(
@@ -243,16 +410,17 @@ def test_what_another_training_left_is_not_gone_on_from(final: Final, trainings:
     def goes_on(request: FinalTraining) -> bool:
         with pytest.raises(CheckFailedError, match="model_kb"):
             train_bundle(request, ledger=ledger)
-        epochs, went_on = trainings.asked.pop()
-        assert epochs == request.epochs
+        steps, went_on = trainings.asked.pop()
+        assert steps == request.steps
         return went_on
 
     assert not goes_on(refused)
     assert goes_on(refused), "it was broken off by a gate: nothing is trained again"
     for other in (
         dataclasses.replace(refused, seed=4),
-        dataclasses.replace(refused, epochs=7),
+        dataclasses.replace(refused, steps=400),
         dataclasses.replace(refused, recipe=dataclasses.replace(making.RECIPE, batch_size=32)),
+        dataclasses.replace(refused, recipe=dataclasses.replace(making.RECIPE, augment="light")),
         dataclasses.replace(refused, architecture=RELU),
         dataclasses.replace(refused, splits=split(refused.dataset, 1)),
     ):
@@ -260,7 +428,7 @@ def test_what_another_training_left_is_not_gone_on_from(final: Final, trainings:
         assert not goes_on(refused)
     (tmp_path / "checkpoint" / "training.json").write_text(json.dumps({"architecture": "another"}))
     train_bundle(final(tmp_path, precision="float32"), ledger=ledger)
-    assert trainings.asked == [(6, False)]
+    assert trainings.asked == [(300, False)]
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -334,7 +502,8 @@ def test_a_network_that_quantises_badly_is_caught_and_repaired(
     manifest = train_bundle(request, ledger=ledger).manifest
     repair, (gate,) = manifest.repair, [gate for gate in manifest.gates if gate.name == "quantisation"]
     assert repair.kind == "fine-tuned"
-    assert repair.epochs == len(ledger.entries("fine_tuning_epoch")) > 0
+    assert [entry["steps"] for entry in ledger.entries("fine_tuning_round")] == [100, 200, 300]
+    assert repair.steps == 300
     assert repair.loss_before is not None and repair.loss_after is not None
     assert repair.loss_before > 0.3 > 0.03 > repair.loss_after
     assert gate.passed and not gate.allowed
@@ -350,6 +519,6 @@ def test_a_repair_that_helps_nothing_is_left(
     monkeypatch.setattr(quantising, "fine_tune", lambda model, *_, **__: build_model(RELU))  # it knows nothing
     request = final(tmp_path, architecture=RELU, candidate=RELU.id, allow=("quantisation", "float_conversion"))
     repair = train_bundle(request, ledger=Ledger(tmp_path / "ledger.jsonl")).manifest.repair
-    assert repair.kind == "none" and repair.epochs > 0
+    assert repair.kind == "none" and repair.steps > 0
     assert repair.loss_before is not None and repair.loss_after is not None
     assert repair.loss_after >= repair.loss_before

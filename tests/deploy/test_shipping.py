@@ -281,7 +281,7 @@ def test_what_came_of_a_cut_upload_and_was_spoiled_since_does_no_harm(
 ) -> None:
     """A power cut may leave other bytes in what had arrived: they never go live, and the same command gets there."""
     ship(bundle, local, "digits")
-    newer = rewritten(bundle, tmp_path, epochs=7)
+    newer = rewritten(bundle, tmp_path, steps=7)
     sha = files.sha256(newer.folder / "manifest.json")
     part, blob = (Path(local.folder, "blobs", name) for name in (f"{sha}.part", sha))
     part.write_bytes(b"\0" * 300)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import edgenas.evaluation.evaluator as evaluating
-from edgenas.evaluation.data import Dataset, load_dataset, split
+from edgenas.evaluation.data import Dataset, Splits, load_dataset, split
 from edgenas.evaluation.evaluator import TrainEvaluator
 from edgenas.evaluation.recipe import Fidelity
 from tests.evaluation import stand_ins
@@ -23,8 +23,8 @@ def answering(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     monkeypatch.setattr(evaluating, "_evaluate", stand_ins.evaluate)
     made: list[TrainEvaluator] = []
 
-    def make(fidelity: Fidelity = Fidelity(), seed: int = 0) -> TrainEvaluator:  # noqa: B008
-        made.append(TrainEvaluator(digits, split(digits, 0), fidelity, seed))
+    def make(fidelity: Fidelity = Fidelity(), seed: int = 0, parts: Splits | None = None) -> TrainEvaluator:  # noqa: B008
+        made.append(TrainEvaluator(digits, parts or split(digits, 0), fidelity, seed))
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""Batches: what is in them, in which order, and that they stream."""
+"""Batches: what is in them, in which order, and that they stream. For variations: test_data_augmentation.py."""
 
 import subprocess
 import sys
@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from edgenas.errors import InputError
-from edgenas.evaluation.data import Augment, Dataset, batches, load_dataset
+from edgenas.evaluation.data import Augment, Dataset, batches, load_dataset, training_batches
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """50 images; the first pixel of each is its number."""
     folder = tmp_path_factory.mktemp("batches")
     x = np.random.default_rng(0).integers(1, 256, (50, 8, 10, 1), dtype=np.uint8)
     x[:, 0, 0, 0] = np.arange(50)
-    np.savez(folder / "data.npz", x=x, y=np.arange(50) % 2)
+    np.savez(folder / "data.npz", x=x, y=np.arange(50) % 3)
     return load_dataset(folder / "data.npz", (8, 10, 1), cache=folder / "cache")
 
 
@@ -30,49 +31,58 @@ def test_batches_are_float_0_to_255_in_order(data: Dataset) -> None:
     assert (np.concatenate([y for _, y in found]) == data.y[10:30]).all()
 
 
-def order(data: Dataset, **settings: object) -> list[int]:
-    return [int(value) for x, _ in batches(data, np.arange(50), 16, **settings) for value in x.numpy()[:, 0, 0, 0]]
+def test_batches_for_training_are_images_with_their_labels_as_shares(data: Dataset) -> None:
+    stream = training_batches(data, np.arange(10, 50), 8, range(7), 1)
+    assert int(stream.cardinality()) == 7
+    for x, y in stream:
+        assert (x.dtype.as_numpy_dtype, y.dtype.as_numpy_dtype) == (np.float32, np.float32)
+        numbers = x.numpy()[:, 0, 0, 0].astype(int)
+        assert (x.numpy() == data.x[numbers]).all()
+        assert (y.numpy() == np.eye(3)[data.y[numbers]]).all()
 
 
-def test_shuffling_is_by_seed_and_by_epoch(data: Dataset) -> None:
-    first, again, other = (order(data, shuffle_seed=seed) for seed in (1, 1, 2))
-    assert first == again and sorted(first) == list(range(50)) and first != other
-    two = order(data, shuffle_seed=1, epochs=2)
-    assert two[:50] == first and sorted(two[50:]) == list(range(50)) and two[50:] != first
+def numbers(data: Dataset, steps: range, seed: int = 1, batch_size: int = 16, images: int = 50) -> list[list[int]]:
+    """The images of each step."""
+    stream = training_batches(data, np.arange(50 - images, 50), batch_size, steps, seed)
+    return [x.numpy()[:, 0, 0, 0].astype(int).tolist() for x, _ in stream]
 
 
-def test_a_small_last_batch_can_be_dropped(data: Dataset) -> None:
-    assert [len(x) for x, _ in batches(data, np.arange(20), 16, epochs=2, drop_remainder=True)] == [16, 16]
-    assert [len(x) for x, _ in batches(data, np.arange(5), 16, drop_remainder=True)] == [5]
+def test_every_pass_has_an_order_of_its_own(data: Dataset) -> None:
+    """And whole batches only: of 50 images, 3 batches of 16 are seen in a pass, and no image twice."""
+    found = numbers(data, range(9))
+    assert [len(batch) for batch in found] == [16] * 9
+    passes = np.reshape(found, (3, 48)).tolist()
+    assert all(len(set(one)) == 48 for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+    assert len({frozenset(one) for one in passes}) > 1, "it is not always the same two that are left out"
 
 
-def test_flip_and_shift_move_and_invent_nothing(data: Dataset) -> None:
-    flipped = next(x.numpy() for x, _ in batches(data, np.arange(50), 50, augment=Augment(flip=True)))
-    mirrored = [(image == origin[:, ::-1]).all() for image, origin in zip(flipped, data.x, strict=True)]
-    same = [(image == origin).all() for image, origin in zip(flipped, data.x, strict=True)]
-    assert 10 < sum(mirrored) < 40 and all(a != b for a, b in zip(mirrored, same, strict=True))
-    shifted = next(x.numpy() for x, _ in batches(data, np.arange(50), 50, augment=Augment(shift=0.25)))
-    moves = set()
-    for image, origin in zip(shifted[..., 0], data.x[..., 0].astype(np.float32), strict=True):
-        padded = np.pad(origin, 2)
-        moves.add(
-            next(
-                (dy - 2, dx - 2)
-                for dy in range(5)
-                for dx in range(5)
-                if (padded[dy : dy + 8, dx : dx + 10] == image).all()
-            )
-        )
-    assert {dy for dy, _ in moves} == {dx for _, dx in moves} == {-2, -1, 0, 1, 2}
+def test_a_batch_is_the_same_for_a_seed_and_a_step_wherever_the_steps_begin(data: Dataset) -> None:
+    whole = numbers(data, range(9))
+    for start in range(9):  # first, within and last of a pass
+        assert numbers(data, range(start, 9)) == whole[start:]
+    assert numbers(data, range(9), seed=2) != whole
+    assert numbers(data, range(4, 4)) == []
 
 
-def test_augmentation_is_deterministic_and_differs_by_step(data: Dataset) -> None:
-    def draw(seed: int) -> np.ndarray:
-        stream = batches(data, [7, 7, 7, 7], 1, shuffle_seed=seed, augment=Augment(True, 0.3), epochs=4)
-        return np.concatenate([x.numpy() for x, _ in stream])
+def test_a_batch_of_all_images_is_a_pass(data: Dataset) -> None:
+    found = numbers(data, range(3), batch_size=20, images=20)
+    assert [sorted(batch) for batch in found] == [list(range(30, 50))] * 3
+    assert len({tuple(batch) for batch in found}) == 3
 
-    assert (draw(5) == draw(5)).all() and not (draw(5) == draw(6)).all()
-    assert len({image.tobytes() for image in draw(5)}) > 3
+
+def test_varied_images_too_are_the_same_wherever_the_steps_begin(data: Dataset) -> None:
+    """As after a break: by the streams of two trainings."""
+
+    def draw(steps: range, seed: int = 5) -> list[np.ndarray]:
+        stream = training_batches(data, [7, 7, 7], 3, steps, seed, Augment("strong", flip=True, mixup=0.4))
+        return [np.concatenate([x.numpy().reshape(3, -1), y.numpy()], axis=1) for x, y in stream]
+
+    whole = draw(range(4))
+    np.testing.assert_array_equal(draw(range(4)), whole)
+    np.testing.assert_array_equal(draw(range(2, 4)), whole[2:])
+    assert not np.array_equal(draw(range(4), seed=6), whole)
+    assert len({image.tobytes() for batch in whole for image in batch}) == 12, "each step and image has its own draw"
 
 
 def test_bad_arguments(data: Dataset) -> None:
@@ -80,8 +90,12 @@ def test_bad_arguments(data: Dataset) -> None:
         batches(data, [], 8)
     with pytest.raises(InputError, match="a batch of at least 1"):
         batches(data, [1], 0)
-    with pytest.raises(InputError, match="expected a shift of 0 to below 1"):
-        Augment(shift=1.5)
+    with pytest.raises(InputError, match="received 0 images"):
+        training_batches(data, [], 8, range(1), 0)
+    with pytest.raises(InputError, match="a batch of at least 1"):
+        training_batches(data, [1], 0, range(1), 0)
+    with pytest.raises(InputError, match="a batch of at most the 5 images, received 6"):
+        training_batches(data, range(5), 6, range(1), 0)
 
 
 STREAM = """
@@ -89,7 +103,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import tensorflow as tf
-from edgenas.evaluation.data import batches
+from edgenas.evaluation.data import batches, training_batches
 from edgenas.evaluation.data.dataset import Content, Request, cached
 
 def anonymous_mb():
@@ -102,11 +116,13 @@ def decode(out):
     return Content(np.arange(1600) % 2, ("a", "b"), "id")
 
 data = cached(Path(sys.argv[1]), Request("zeros", (512, 512, 1), "pad"), 0, decode)
-for _ in batches(data, np.arange(16), 4):
-    pass
+for stream in (batches(data, np.arange(16), 4), training_batches(data, np.arange(16), 4, range(4), 0)):
+    for _ in stream:
+        pass
 before, most = anonymous_mb(), 0.0
-for x, y in batches(data, np.arange(1600), 4, shuffle_seed=0):
-    most = max(most, anonymous_mb())
+for stream in (batches(data, np.arange(1600), 4), training_batches(data, np.arange(1600), 4, range(400), 0)):
+    for _ in stream:
+        most = max(most, anonymous_mb())
 print(most - before)
 """
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from edgenas.errors import InputError
-from edgenas.evaluation.data import class_weights, metrics, paired_interval, wilson_interval
+from edgenas.evaluation.data import above_chance, class_weights, metrics, paired_interval, wilson_interval
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=50))
@@ -40,6 +40,34 @@ def test_intervals_hold_what_they_say() -> None:
             assert 0 <= low <= found[name] <= high <= 1
             held[name] += low <= truth <= high
     assert all(930 <= count <= 985 for count in held.values()), held
+
+
+def test_chance_is_what_a_guess_gets_on_the_classes_that_occur() -> None:
+    """And its error is how far guesses spread: by 4,000 of them, on classes that are not alike."""
+    rng = np.random.default_rng(0)
+    true = np.repeat([0, 1, 3], [30, 6, 3])
+    found = [metrics(true, rng.choice([0, 1, 3], len(true)), 4) for _ in range(4000)]
+    balanced = np.array([each["balanced_accuracy"] for each in found])
+    assert found[0]["chance"] == pytest.approx(1 / 3) == pytest.approx(balanced.mean(), abs=0.01)
+    assert found[0]["chance_error"] == pytest.approx(balanced.std(), rel=0.05)
+    assert {(each["chance"], each["chance_error"]) for each in found} == {(1 / 3, found[0]["chance_error"])}
+    alike = metrics(np.arange(100) % 4, np.zeros(100, int), 4)
+    assert alike["chance_error"] == pytest.approx((0.25 * 0.75 / 100) ** 0.5), "as of any share"
+
+
+def test_a_guess_is_seldom_above_chance_and_little_knowledge_is() -> None:
+    rng = np.random.default_rng(0)
+    true = np.repeat(np.arange(5), [60, 40, 40, 30, 30])
+
+    def share_above(knows: float, **errors: float) -> float:
+        known = [np.where(rng.random(200) < knows, true, rng.integers(0, 5, 200)) for _ in range(1000)]
+        return float(np.mean([above_chance(metrics(true, named, 5), **errors) for named in known]))
+
+    assert share_above(0) <= 0.005, "one in 740, were it normal"
+    assert 0.1 < share_above(0, errors=1) < 0.22
+    assert share_above(0.25) > 0.95
+    always_the_largest = metrics(true, np.zeros(200, int), 5)
+    assert always_the_largest["accuracy"] > 0.29 and not above_chance(always_the_largest)
 
 
 def test_bad_labels() -> None:

@@ -1,4 +1,7 @@
-"""Splits: disjoint, complete, stratified, never through a group, the same by seed; the test split sealed."""
+"""Splits: disjoint, complete, stratified, never through a group, the same by seed; the test split sealed.
+
+Most data here are small, which has acceptance take the place of two other splits: `split_in_five` has it so never.
+"""
 
 import json
 import pickle
@@ -35,6 +38,13 @@ def dataset(y: list[int], group: list[int] | None = None, fixed: list[str] | Non
     )
 
 
+def split_in_five(data: Dataset, seed: int) -> Splits:
+    """The splits as those of large data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "LEAST_ACCEPTANCE", 0)
+        return split(data, seed)
+
+
 def opened(parts: Splits, tmp_path: Path) -> dict[str, np.ndarray]:
     indices = pickle.loads(pickle.dumps(parts)).test.open(Ledger(tmp_path / "l.jsonl"), "test", "s", "c")
     return {**{name: getattr(parts, name) for name in NAMES}, "test": indices}
@@ -54,7 +64,7 @@ def is_partition(found: dict[str, np.ndarray], count: int) -> bool:
 def test_splits_are_a_stratified_partition(folder: Path, counts: list[int], seed: int) -> None:
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
     data = dataset(y)
-    found = opened(split(data, seed), folder)
+    found = opened(split_in_five(data, seed), folder)
     assert is_partition(found, len(y))
     for indices in found.values():
         assert (np.diff(indices) > 0).all()
@@ -62,7 +72,7 @@ def test_splits_are_a_stratified_partition(folder: Path, counts: list[int], seed
     for name, fraction in {"test": 0.15, "validation": 0.1, "selection": 0.06, "acceptance": 0.05}.items():
         inside = np.bincount(data.y[found[name]], minlength=len(counts))
         assert (np.abs(inside - np.maximum(1, fraction * np.array(counts))) < 2).all()
-    again = opened(split(data, seed), folder)
+    again = opened(split_in_five(data, seed), folder)
     assert all((again[name] == found[name]).all() for name in found)
 
 
@@ -72,8 +82,11 @@ def test_another_seed_is_another_split() -> None:
 
 
 def test_default_sizes_and_caps() -> None:
-    assert split(dataset([0, 1] * 500), 0).sizes() == {
+    assert split_in_five(dataset([0, 1] * 500), 0).sizes() == {
         "train": 640, "validation": 100, "selection": 60, "acceptance": 50, "test": 150,
+    }  # fmt: skip
+    assert split(dataset([0, 1] * 500), 0).sizes() == {
+        "train": 640, "validation": 0, "selection": 0, "acceptance": 210, "test": 150,
     }  # fmt: skip
     assert split(dataset([0, 1] * 100_000), 0).sizes() == {
         "train": 153_000, "validation": 10_000, "selection": 5_000, "acceptance": 2_000, "test": 30_000,
@@ -90,13 +103,13 @@ def test_a_group_is_never_in_two_splits(folder: Path, sizes: list[int], classes:
     group = np.repeat(np.arange(len(sizes)), sizes)
     y = group % classes
     data = dataset(y.tolist(), group.tolist())
-    found = opened(split(data, seed), folder)
+    found = opened(split_in_five(data, seed), folder)
     assert is_partition(found, len(y))
     where = {name: set(group[indices].tolist()) for name, indices in found.items()}
     assert sum(len(groups) for groups in where.values()) == len(sizes)
     assert all(len(indices) for indices in found.values())
     assert set(y[found["train"]].tolist()) == set(range(classes))
-    again = opened(split(data, seed), folder)
+    again = opened(split_in_five(data, seed), folder)
     assert all((again[name] == found[name]).all() for name in found)
 
 
@@ -105,7 +118,7 @@ def test_groups_in_good_number_keep_sizes_and_classes(folder: Path) -> None:
     sizes = rng.integers(5, 40, 300)
     group = np.repeat(np.arange(300), sizes)
     y = (rng.random(len(group)) < 0.3).astype(int)
-    found = opened(split(dataset(y.tolist(), group.tolist()), 3), folder)
+    found = opened(split_in_five(dataset(y.tolist(), group.tolist()), 3), folder)
     shares = {"train": 0.64, "validation": 0.1, "selection": 0.06, "acceptance": 0.05, "test": 0.15}
     for name, share in shares.items():
         assert abs(len(found[name]) / len(y) - share) < 0.01
@@ -114,7 +127,7 @@ def test_groups_in_good_number_keep_sizes_and_classes(folder: Path) -> None:
 
 def test_five_equal_groups_fill_five_splits(folder: Path) -> None:
     group = np.repeat(np.arange(5), 20)
-    found = opened(split(dataset([0, 1] * 50, group.tolist()), 0), folder)
+    found = opened(split_in_five(dataset([0, 1] * 50, group.tolist()), 0), folder)
     assert [len(indices) for indices in found.values()] == [20] * 5
 
 
@@ -128,9 +141,112 @@ def test_groups_that_cannot_be_split() -> None:
 
 def test_given_splits_are_kept_and_the_rest_is_cut_from_train(folder: Path) -> None:
     fixed = ["train"] * 100 + ["test"] * 20 + ["validation"] * 10
-    found = opened(split(dataset([0, 1] * 65, fixed=fixed), 0), folder)
+    found = opened(split_in_five(dataset([0, 1] * 65, fixed=fixed), 0), folder)
     assert found["test"].tolist() == list(range(100, 120)) and found["validation"].tolist() == list(range(120, 130))
     assert len(found["selection"]) == 6 and len(found["acceptance"]) == 5 and is_partition(found, 130)
+
+
+# Small data
+
+
+def is_stratified(y: np.ndarray, folds: tuple[np.ndarray, ...], train: np.ndarray) -> bool:
+    counts = np.array([np.bincount(y[fold], minlength=y.max() + 1) for fold in folds])
+    return bool((np.abs(counts - np.bincount(y[train]) / len(folds)) < 2).all())
+
+
+@settings(deadline=None, max_examples=60)
+@given(counts=st.lists(st.integers(8, 150), min_size=2, max_size=7), seed=st.integers(0, 2**32))
+def test_of_small_data_parts_of_train_stand_in_for_validation_and_selection(
+    folder: Path, counts: list[int], seed: int
+) -> None:
+    """Whose images acceptance gets; train and test are what they would be without."""
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    data = dataset(y.tolist())
+    parts, five = split(data, seed), split_in_five(data, seed)
+    assert len(five.acceptance) < splits.LEAST_ACCEPTANCE
+    found, before = opened(parts, folder), opened(five, folder)
+    assert is_partition(found, len(y))
+    assert (len(found["validation"]), len(found["selection"])) == (0, 0)
+    assert all((found[name] == before[name]).all() for name in ("train", "test"))
+    assert len(parts.folds) == splits.FOLDS and (np.sort(np.concatenate(parts.folds)) == parts.train).all()
+    assert all((np.diff(indices) > 0).all() for indices in (parts.acceptance, *parts.folds))
+    sizes = [len(fold) for fold in parts.folds]
+    assert max(sizes) - min(sizes) <= len(counts)
+    assert is_stratified(y, parts.folds, parts.train)
+    again = split(data, seed)
+    assert all((one == other).all() for one, other in zip(parts.folds, again.folds, strict=True))
+
+
+def test_a_round_holds_out_each_image_of_train_once() -> None:
+    parts = split(dataset([0, 1, 2] * 100), 0)
+    assert len(parts.rounds) == 3
+    for (trained_on, held_out), fold in zip(parts.rounds, parts.folds, strict=True):
+        assert (held_out == fold).all()
+        assert (np.sort(np.concatenate([trained_on, held_out])) == parts.train).all()
+        assert abs(len(held_out) - len(parts.train) / 3) <= 3
+    assert (parts.choosing == parts.train).all()
+
+
+@pytest.mark.parametrize(("images", "folds"), [(1180, 3), (1200, 0), (3000, 0)])
+def test_large_data_have_no_folds(images: int, folds: int) -> None:
+    """A twentieth of them is what acceptance would have."""
+    parts = split(dataset([0, 1] * (images // 2)), 0)
+    assert len(parts.folds) == folds
+    assert len(parts.acceptance) >= splits.LEAST_ACCEPTANCE
+    if not folds:
+        assert (parts.acceptance == split_in_five(dataset([0, 1] * (images // 2)), 0).acceptance).all()
+        ((trained_on, held_out),) = parts.rounds
+        assert (trained_on == parts.train).all() and (held_out == parts.validation).all()
+        assert (parts.choosing == parts.selection).all() and len(parts.selection)
+
+
+def test_a_fold_never_cuts_through_a_group(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(60), rng.integers(3, 12, 60))
+    y = (rng.random(len(group)) < 0.4).astype(int)
+    parts = split(dataset(y.tolist(), group.tolist()), 1)
+    assert is_partition(opened(parts, folder), len(y)) and len(parts.folds) == 3
+    assert (np.sort(np.concatenate(parts.folds)) == parts.train).all()
+    held = [set(group[fold].tolist()) for fold in parts.folds]
+    assert sum(len(groups) for groups in held) == len(set(group[parts.train].tolist()))
+    assert all((np.bincount(y[fold], minlength=2) > 0).all() for fold in parts.folds)
+    assert max(len(fold) for fold in parts.folds) < 1.3 * min(len(fold) for fold in parts.folds)
+    inside, outside = (set(group[indices].tolist()) for indices in (parts.train, parts.acceptance))
+    assert not inside & outside
+
+
+def test_too_few_groups_for_folds_leave_the_five_splits() -> None:
+    """As of five patients: each has a split of its own."""
+    group = np.repeat(np.arange(5), 20)
+    parts = split(dataset([0, 1] * 50, group.tolist()), 0)
+    assert parts.folds == ()
+    assert set(parts.sizes().values()) == {20}
+    assert (parts.rounds[0][1] == parts.validation).all() and (parts.choosing == parts.selection).all()
+
+
+def test_a_given_validation_split_is_kept_of_small_data_too(folder: Path) -> None:
+    """Then acceptance gets selection alone."""
+    fixed = ["train"] * 100 + ["test"] * 20 + ["validation"] * 10
+    parts = split(dataset([0, 1] * 65, fixed=fixed), 0)
+    found = opened(parts, folder)
+    assert parts.folds == () and is_partition(found, 130)
+    assert found["validation"].tolist() == list(range(120, 130))
+    assert (len(found["train"]), len(found["selection"]), len(found["acceptance"])) == (89, 0, 11)
+    assert (parts.choosing == parts.train).all()
+
+
+def test_a_given_test_split_is_kept_of_small_data_too(folder: Path) -> None:
+    parts = split(dataset([0, 1] * 60, fixed=["train"] * 100 + ["test"] * 20), 0)
+    assert opened(parts, folder)["test"].tolist() == list(range(100, 120))
+    assert (parts.sizes()["train"], parts.sizes()["acceptance"], len(parts.folds)) == (79, 21, 3)
+
+
+@pytest.mark.parametrize("images", [5, 6, 7, 8, 9, 12])
+def test_of_very_few_images_every_round_has_something_to_train_on_and_something_to_measure(images: int) -> None:
+    parts = split(dataset([0, 1] * images), 0)
+    for trained_on, held_out in parts.rounds:
+        assert set(trained_on.tolist()) and len(held_out)
+        assert not set(trained_on.tolist()) & set(held_out.tolist())
 
 
 def test_a_group_in_two_given_splits_is_refused() -> None:

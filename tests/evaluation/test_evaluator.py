@@ -1,16 +1,20 @@
 """The evaluator: what is trained on what, in a real process that can be lost. For training itself: test_training.py."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
 import pytest
 
 from edgenas.architecture import Architecture
-from edgenas.evaluation.data import Dataset, split, stratified_sample
-from edgenas.evaluation.evaluator import TrainEvaluator, seed_of
+from edgenas.evaluation import evaluator as evaluating
+from edgenas.evaluation.data import Dataset, Splits, above_chance, split, stratified_sample
+from edgenas.evaluation.evaluator import TrainEvaluator, packed, seed_of, unpacked
 from edgenas.evaluation.recipe import Candidate, Fidelity, Recipe
 from tests.evaluation.stand_ins import DIES, DIVERGES, RAISES
 from tests.waiting import until
@@ -33,10 +37,10 @@ def doing(batch_size: int) -> Candidate:
 def test_the_same_candidate_gets_the_same_accuracy(digits: Dataset) -> None:
     """A few steps of a real training, in the worker."""
     parts = split(digits, 0)
-    evaluator = TrainEvaluator(digits, parts, Fidelity(epochs=2, share=0.5), seed=0)
+    evaluator = TrainEvaluator(digits, parts, Fidelity(share=0.5), seed=0)
     candidate = Candidate(RESIDUAL, "int8", Recipe(batch_size=32, learning_rate=0.02))
     try:
-        first, again = evaluator.evaluate([candidate, candidate])
+        first, again = evaluator.evaluate([candidate, candidate], 40)
     finally:
         evaluator.close()
     assert first.error is None
@@ -45,43 +49,128 @@ def test_the_same_candidate_gets_the_same_accuracy(digits: Dataset) -> None:
     assert first.values == again.values
     assert len(first.values["recall"]) == 10
     assert first.values["n"] == len(parts.validation)
+    assert unpacked(first.values["right"], len(parts.validation)).mean() == pytest.approx(first.values["accuracy"])
+
+
+def found_by(evaluator: TrainEvaluator, *candidates: Candidate, steps: int = 100) -> list[dict[str, Any]]:
+    found = [each.values for each in evaluator.evaluate(candidates, steps)]
+    assert all(values is not None for values in found)
+    return [values for values in found if values is not None]
 
 
 def test_it_trains_on_the_training_split_and_measures_on_validation(digits: Dataset, answering: MakeEvaluator) -> None:
     """Never on what is sealed, and each candidate on the same images with a seed of its own."""
     parts = split(digits, 0)
     other = Candidate(RESIDUAL, "int8", Recipe(batch_size=32))
-    found = [each.values for each in answering(Fidelity(epochs=7), seed=3).evaluate([CANDIDATE, other])]
-    assert all(values is not None for values in found)
+    evaluator = answering(seed=3)
+    found = found_by(evaluator, CANDIDATE, other, steps=700)
     for values, candidate in zip(found, (CANDIDATE, other), strict=True):
-        assert values is not None
-        assert (values["train_on"], values["measure_on"]) == (parts.train.tolist(), parts.validation.tolist())
-        assert (values["epochs"], values["data"], values["seed"]) == (7, digits.identity, 3)
+        assert values["rounds"] == [(parts.train.tolist(), parts.validation.tolist())]
+        assert (values["steps"], values["data"], values["seed"], values["scale"]) == (700, digits.identity, 3, 1.0)
         assert values["network"] == candidate.architecture.id
-    assert len({values["pid"] for values in found if values}) == 1  # importing TensorFlow takes seconds
+    assert found_by(evaluator, CANDIDATE, steps=9)[0]["steps"] == 9, "how many is said each time"
+    assert len({values["pid"] for values in found}) == 1  # importing TensorFlow takes seconds
     assert seed_of(3, CANDIDATE) == seed_of(3, CANDIDATE)
     assert len({seed_of(3, CANDIDATE), seed_of(4, CANDIDATE), seed_of(3, other)}) == 3
 
 
-def test_a_share_of_the_data_is_the_same_stratified_one(digits: Dataset, answering: MakeEvaluator) -> None:
+@pytest.fixture
+def folded(digits: Dataset) -> Splits:
+    """Splits with three folds of train."""
     parts = split(digits, 0)
-    (found,) = answering(Fidelity(share=0.25), seed=3).evaluate([CANDIDATE])
-    assert found.values is not None
-    count = round(0.25 * len(parts.train))
-    assert found.values["train_on"] == stratified_sample(digits.y, parts.train, count, 3).tolist()
-    assert set(found.values["train_on"]) < set(parts.train.tolist())
-    assert np.bincount(digits.y[found.values["train_on"]], minlength=10).min() > 0.8 * count / 10
+    folds = tuple(parts.train[number::3] for number in range(3))
+    return dataclasses.replace(parts, validation=parts.train[:0], selection=parts.train[:0], folds=folds)
+
+
+def test_of_small_data_each_fold_is_held_out_once(folded: Splits, answering: MakeEvaluator) -> None:
+    (found,) = found_by(answering(Fidelity(scale=0.5), parts=folded), CANDIDATE)
+    assert found["scale"] == 0.5
+    assert [held_out for _, held_out in found["rounds"]] == [fold.tolist() for fold in folded.folds]
+    for train_on, held_out in found["rounds"]:
+        assert sorted([*train_on, *held_out]) == folded.train.tolist()
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_share_of_the_data_is_the_same_stratified_one(
+    digits: Dataset, folded: Splits, answering: MakeEvaluator, folds: bool
+) -> None:
+    """Of what is trained on: it is measured on all that is held out."""
+    parts = folded if folds else split(digits, 0)
+    (found,) = found_by(answering(Fidelity(share=0.25), seed=3, parts=parts), CANDIDATE)
+    assert len(found["rounds"]) == len(parts.rounds)
+    for (chosen, measured), (train_on, held_out) in zip(found["rounds"], parts.rounds, strict=True):
+        count = round(0.25 * len(train_on))
+        assert chosen == stratified_sample(digits.y, train_on, count, 3).tolist()
+        assert set(chosen) < set(train_on.tolist())
+        assert np.bincount(digits.y[chosen], minlength=10).min() > 0.8 * count / 10
+        assert measured == held_out.tolist()
+
+
+class FakeTrainer:
+    """Knows the class of every image but of each third, and notes what it is asked to do."""
+
+    made: ClassVar[list[tuple[Architecture, Recipe]]] = []
+    done: ClassVar[list[Any]] = []
+
+    @classmethod
+    def of(cls, architecture: Architecture, dataset: Dataset, recipe: Recipe) -> "FakeTrainer":
+        cls.made.append((architecture, recipe))
+        trainer = cls()
+        trainer.dataset = dataset
+        return trainer
+
+    dataset: Dataset
+
+    def begin(self, seed: int) -> None:
+        self.done.append(seed)
+
+    def finish(self, indices: np.ndarray, steps: int, seed: int) -> None:
+        self.done.append((indices.tolist(), steps, seed))
+
+    def predict(self, indices: np.ndarray) -> np.ndarray:
+        named = np.where(indices % 3 == 0, (self.dataset.y[indices] + 1) % 10, self.dataset.y[indices])
+        return np.eye(10)[named]
+
+
+def test_a_candidate_is_trained_anew_for_each_round_and_judged_by_all_of_them(
+    digits: Dataset, folded: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "Trainer", FakeTrainer)
+    monkeypatch.setattr(FakeTrainer, "made", [])
+    monkeypatch.setattr(FakeTrainer, "done", [])
+    large = Architecture.parse(str(SMALL).replace("8x8x1", "16x16x1"))
+    candidate = Candidate(large, "int8", Recipe(batch_size=32))
+    values = evaluating._evaluate(candidate, digits, folded.rounds, 70, 0.5, 3)
+    own = seed_of(3, candidate)
+    assert FakeTrainer.made == [(SMALL, candidate.recipe)], "once: tracing takes seconds"
+    assert FakeTrainer.done == [step for train_on, _ in folded.rounds for step in (own, (train_on.tolist(), 70, own))]
+    measured = np.concatenate(folded.folds)
+    right = measured % 3 != 0
+    assert values["n"] == len(folded.train)
+    assert values["accuracy"] == pytest.approx(right.mean())
+    assert (unpacked(values["right"], len(measured)) == right).all()
+    assert values["chance"] == pytest.approx(0.1) and above_chance(values)
+    assert json.loads(json.dumps(values)) == values
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 180])
+def test_what_was_right_is_packed_a_bit_an_image(n: int) -> None:
+    right = np.random.default_rng(n).random(n) < 0.5
+    digits = packed(right)
+    assert len(digits) == 2 * -(-n // 8)
+    assert (unpacked(digits, n) == right).all() and unpacked(digits, n).dtype == bool
+    assert packed(np.array([True, False, False, False, False, False, False, True, True])) == "8180"
 
 
 def test_what_fails_is_one_failed_candidate(answering: MakeEvaluator) -> None:
     """A killed worker, whatever TensorFlow raises, a training that diverges: the next candidate is evaluated."""
     evaluator = answering()
-    results = evaluator.evaluate([doing(DIES), CANDIDATE, doing(RAISES), doing(DIVERGES), CANDIDATE])
+    results = evaluator.evaluate([doing(DIES), CANDIDATE, doing(RAISES), doing(DIVERGES), CANDIDATE], 100)
     assert [result.error for result in results] == [
         "its process died (killed, or out of memory)",
         None,
         "MemoryError: no room for a tensor",
-        "The training of x diverged in epoch 1: its loss is nan.",
+        "The training of x diverged by step 100: its loss is nan.",
         None,
     ]
     assert [result.values is None for result in results] == [True, False, True, True, False]
@@ -102,7 +191,7 @@ if __name__ == "__main__":
     evaluator._start_worker, evaluator._evaluate = evaluator.end_with_parent, stand_ins.evaluate
     digits = load_dataset("digits", (8, 8, 1), cache=Path("cache"))
     made = evaluator.TrainEvaluator(digits, split(digits, 0), Fidelity(), seed=0)
-    made.evaluate([test_evaluator.doing(stand_ins.HANGS)])
+    made.evaluate([test_evaluator.doing(stand_ins.HANGS)], 100)
 """
 
 

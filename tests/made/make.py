@@ -16,8 +16,8 @@ from edgenas.ledger import Ledger
 from edgenas.model import convert
 from tests.made import BUNDLE, FLOAT32, FOLDER, INT8, SMALL, WEIGHTS
 
-RECIPE = Recipe(batch_size=64, learning_rate=0.02)
-EPOCHS, SEED = 6, 3
+RECIPE = Recipe(batch_size=64, learning_rate=0.02, augment="none")
+STEPS, SEED = 300, 3
 
 
 def load_digits(cache: Path) -> Dataset:
@@ -33,7 +33,7 @@ def final_training(digits: Dataset, root: Path) -> FinalTraining:
         dataset=digits,
         splits=split(digits, 0),
         recipe=RECIPE,
-        epochs=EPOCHS,
+        steps=STEPS,
         seed=SEED,
         study="night",
         candidate=SMALL.id,
@@ -56,8 +56,9 @@ def make(root: Path) -> tuple[Bundle, Any, FinalTraining]:
     request, models, train = final_training(load_digits(root / "cache"), root), [], training.train
 
     def kept(*arguments: Any, **more: Any) -> Any:
-        models.append(train(*arguments, **more))
-        return models[-1]
+        model, curve = train(*arguments, **more)
+        models.append(model)
+        return model, curve
 
     training.train = kept
     try:
@@ -72,6 +73,7 @@ if __name__ == "__main__":
         made, model, request = make(Path(root))
         shutil.rmtree(BUNDLE, ignore_errors=True)
         shutil.copytree(made.folder, BUNDLE)
+        shutil.copy(training.course_path(made.folder), training.course_path(BUNDLE))
         write_files(model, request, FOLDER)
     for path in sorted(FOLDER.rglob("*")):
         print(f"{path.stat().st_size:8} {path.relative_to(FOLDER)}")

@@ -33,6 +33,8 @@ from tests.wheelhouse import PIP
 SPACE = ("--space", "tiny", "--input", "28x28x1", "--precision", "int8", "--threads", "1")
 SEARCH = ("search", "--study", "digits", "--data", "digits", "--policy", "fit", "--device", "board", *SPACE[:6])
 LIMIT_MS = 0.15
+STEPS = 300
+FINAL = ("--final-steps", str(STEPS))
 
 
 class User(Terminal):
@@ -55,11 +57,11 @@ def small_world() -> Iterator[None]:
         trained: dict[tuple[str, int], Any] = {}
         train = training.train
 
-        def train_once(architecture: Architecture, dataset: Any, indices: Any, recipe: Any, epochs: int, seed: int,
+        def train_once(architecture: Architecture, dataset: Any, indices: Any, recipe: Any, steps: int, seed: int,
                        **how: Any) -> Any:  # fmt: skip
-            key = (str(architecture), epochs)
+            key = (str(architecture), steps)
             if key not in trained:
-                trained[key] = train(architecture, dataset, indices, recipe, epochs, seed, **how)
+                trained[key] = train(architecture, dataset, indices, recipe, steps, seed, **how)
             return trained[key]
 
         patch.setattr(training, "train", train_once)
@@ -116,7 +118,7 @@ def test_2_profile_goes_on_after_a_kill_and_uses_one_connection(user: User) -> N
 def test_3_search_keeps_its_limit(user: User) -> None:
     name = user.gets("table", "list")["tables"][0]["table"]
     assert user.gets("table", "show", name)["source"] == "measured"
-    words = (*SEARCH, "--trials", "4", "--max-latency-ms", str(LIMIT_MS), "--seed", "3", "--final-epochs", "12")
+    words = (*SEARCH, "--trials", "4", "--max-latency-ms", str(LIMIT_MS), "--seed", "3", *FINAL)
     assert user.gets(*words, "--dry-run")["trials_done"] == 0
     assert not (user.folder / "studies").exists()
     found = user.gets(*words)
@@ -144,8 +146,13 @@ def test_4_train_opens_the_test_split_once(user: User) -> None:
         line for line in (user.folder / "studies/digits/ledger.jsonl").read_text().splitlines() if "test_opened" in line
     ]
     assert len(opened) == 1
-    said = "is another one: it was trained for 12 epochs; it has no float32 file. To train it anew, remove it"
-    user.is_refused(2, said, "train", "digits", "--pick", "best", "--with-float32", "--epochs", "3")
+    curves = user.folder / "studies/digits/training" / Path(trained["bundle"]).name
+    assert (curves / "curves.csv").read_text().splitlines()[-1].startswith(f"last training,{STEPS},")
+    assert (curves / "curves.png").stat().st_size > 1000
+    user.gets("report", "digits")
+    assert "How it was trained" in (user.folder / "studies/digits/report.html").read_text()
+    said = f"is another one: it was trained for {STEPS} steps; it has no float32 file. To train it anew, remove it"
+    user.is_refused(2, said, "train", "digits", "--pick", "best", "--with-float32", "--steps", "3")
 
 
 def bundle(user: User) -> str:
@@ -212,7 +219,7 @@ def blocks_are_faster(table: LatencyTable) -> LatencyTable:
 
 def test_6_bad_input_gets_one_line(user: User) -> None:
     limit = ("--max-latency-ms", str(LIMIT_MS), "--seed")
-    user.is_refused(2, "seed was 3, now 4", *SEARCH, "--trials", "4", *limit, "4", "--final-epochs", "12")
+    user.is_refused(2, "seed was 3, now 4", *SEARCH, "--trials", "4", *limit, "4", *FINAL)
     impossible = ("search", "--study", "other", *SEARCH[3:], "--max-latency-ms", "0.0001")
     user.is_refused(2, "nearest reachable value is", *impossible)
     assert not (user.folder / "studies" / "other").exists()

@@ -1,5 +1,7 @@
 """The page of a study: whole in one file, readable on a phone, and it says what became of the study."""
 
+import base64
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -8,9 +10,11 @@ import pytest
 
 from edgenas.ledger import Ledger
 from edgenas.report import write_page
+from edgenas.report.curves import curves_folder, write_curves
 from edgenas.strategy import Front, Point, Settings
 from edgenas.strategy.settings import begin
 from tests.made import BUNDLE
+from tests.report.test_curves import COURSE
 
 POINTS = [
     Point(f"{number:012x}", f"net{number}", accuracy, latency, (latency * 0.98, latency * 1.02), 40, 60, 100, number)
@@ -57,3 +61,21 @@ def test_it_says_what_became_of_the_study(settings: Settings) -> None:
     assert "<td>gate: quantisation</td><td>passed: " in text
     live = text.partition("Put live from here")[2].partition("</div>")[0]
     assert "<td>pi</td><td>tools</td><td>8</td><td>abc</td>" in live and "<td>7</td>" not in live
+
+
+def test_it_shows_how_a_network_was_trained_where_that_is_known(settings: Settings) -> None:
+    shutil.copytree(BUNDLE, "studies/night/bundles/b1")
+    shutil.copytree(BUNDLE, "studies/night/bundles/b2")
+    before = page_of(settings)
+    assert "Trained fully" in before and "How it was trained" not in before
+    folder = curves_folder(Path("studies/night"), "b2")
+    write_curves(dataclasses.replace(COURSE, advice="Give it <more> data."), folder)
+    picture = base64.b64encode((folder / "curves.png").read_bytes()).decode()
+    shown = (
+        "<p>Give it &lt;more&gt; data.</p><p>How it was trained:</p>"
+        f'<img alt="How it was trained" src="data:image/png;base64,{picture}">'
+    )
+    _, one, two, _ = re.split("<h3>|<h2>What it cost", page_of(settings))
+    assert shown in two and "How it was trained" not in one
+    write_curves(dataclasses.replace(COURSE, advice=""), folder)
+    assert "<p></p>" not in page_of(settings).replace("\n", ""), "no advice, no paragraph"

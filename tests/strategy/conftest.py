@@ -1,7 +1,7 @@
 """A space, a table whose costs are made up (and say so), and an evaluator that is quick and deterministic."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,12 @@ import numpy as np
 import optuna
 import pytest
 
-from edgenas.evaluation.evaluator import Evaluated
+from edgenas.evaluation.evaluator import Evaluated, packed
 from edgenas.evaluation.recipe import Candidate
 from edgenas.latency.table import Entry, LatencyTable
 from edgenas.latency.table.certificate import Certificate, Network
 from edgenas.space import MobileSpace
-from edgenas.strategy import Limits, Settings, Study, study
+from edgenas.strategy import Limits, Point, Settings, Study, study
 from edgenas.strategy.objectives import FreeObjectives
 from tests.latency.conftest import IDENTITY
 
@@ -30,11 +30,13 @@ class Formula:
 
     def __init__(self, accuracy: Callable[[Candidate], float] | None = None) -> None:
         self.seen: list[str] = []
+        self.steps: list[int] = []  # of each that was seen
         self.candidates: list[Candidate] = []
         self._accuracy = accuracy
 
-    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluated]:
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> list[Evaluated]:
         self.seen += [candidate.architecture.id for candidate in candidates]
+        self.steps += [steps] * len(candidates)
         self.candidates += candidates
         return [Evaluated(self.values(candidate), None, 0.0) for candidate in candidates]
 
@@ -46,10 +48,43 @@ class Formula:
         pass
 
 
+class Learner(Formula):
+    """Networks that guess, on 100 images of 10 classes, until they had enough steps.
+
+    Args:
+        needs: how many steps a candidate needs.
+    """
+
+    def __init__(self, needs: Callable[[Candidate], float]) -> None:
+        super().__init__()
+        self._needs = needs
+
+    def values(self, candidate: Candidate) -> dict[str, object]:
+        found = values(candidate)
+        if self.steps[-1] < self._needs(candidate):
+            found |= {"accuracy": 0.1, "balanced_accuracy": 0.1}
+        right = np.arange(100) < 100 * float(str(found["accuracy"]))
+        return found | {"chance": 0.1, "chance_error": 0.03, "right": packed(right)}
+
+
 def values(candidate: Candidate) -> dict[str, object]:
     wobble = int(candidate.architecture.id, 16) % 1000 / 1e5
     accuracy = 1 - 1 / float(np.log(candidate.architecture.macs)) + wobble
     return {"accuracy": accuracy, "balanced_accuracy": accuracy, "recall": [accuracy], "n": 100}
+
+
+def point(number: int, accuracy: float, latency_ms: float, memory_kb: float = 100) -> Point:
+    """A candidate of which nobody said which images it named rightly."""
+    name = f"{number:012x}"
+    return Point(name, "none", accuracy, latency_ms, (latency_ms * 0.9, latency_ms * 1.1), 1, 1, memory_kb, number)
+
+
+def measured(number: int, wrong: Iterable[int], latency_ms: float, memory_kb: float = 100) -> Point:
+    """A candidate that named 100 images, all but these of them rightly."""
+    right = np.ones(100, bool)
+    right[list(wrong)] = False
+    made = point(number, float(right.mean()), latency_ms, memory_kb)
+    return dataclasses.replace(made, right=packed(right), images=100)
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +92,8 @@ def space() -> MobileSpace:
     return MobileSpace("tiny", (28, 28, 1), 10)
 
 
-@pytest.fixture(scope="session")
-def table(space: MobileSpace) -> LatencyTable:
+def made_up(space: MobileSpace) -> LatencyTable:
+    """A table of a space, whose costs follow from the layers' MACs; 7x7 kernels are slow."""
     entries = {}
     for layer in space.layers():
         entries[layer] = Entry(1 + layer.macs / 1e4 * (5 if "_k7_" in str(layer) else 1), 0.01, 1.0)
@@ -68,6 +103,11 @@ def table(space: MobileSpace) -> LatencyTable:
     return LatencyTable(
         IDENTITY, "simulated", ("none", 100.0), 1.0, entries, certificate=Certificate(networks, networks)
     )
+
+
+@pytest.fixture(scope="session")
+def table(space: MobileSpace) -> LatencyTable:
+    return made_up(space)
 
 
 @pytest.fixture(scope="session")

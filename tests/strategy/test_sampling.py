@@ -26,8 +26,9 @@ FIRST = {"nsga2": 8, "tpe": 10}  # of 40 trials so many are drawn at random
 
 @pytest.fixture
 def nothing_drawn_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked here is asked of the samplers alone."""
+    """What is asked here is asked of the samplers alone: no network is tried before those that they propose."""
     monkeypatch.setattr(study, "HAND_MADE", 0)
+    monkeypatch.setattr(study, "choose_steps", lambda *_: (256, {}))
 
 
 def gated(candidate: Candidate) -> float:
@@ -71,10 +72,10 @@ def test_generations_are_stored(make_study: MakeStudy) -> None:
     """NSGA-II breeds from the generation before: it must know, after a break too, which trial is of which."""
 
     class Breaks(Formula):
-        def evaluate(self, candidates: Any) -> Any:
+        def evaluate(self, candidates: Any, steps: int) -> Any:
             if len(self.seen) == 13:  # in the middle of the second generation
                 raise KeyboardInterrupt
-            return super().evaluate(candidates)
+            return super().evaluate(candidates, steps)
 
     with pytest.raises(KeyboardInterrupt):
         make_study(trials=TRIALS).run(Breaks())
@@ -189,8 +190,8 @@ def test_the_metric_of_the_study_is_what_counts(make_study: MakeStudy) -> None:
 
 def test_a_report_after_each_trial_says_where_the_study_stands(make_study: MakeStudy) -> None:
     class Second(Formula):
-        def evaluate(self, candidates: Any) -> Any:
-            found = super().evaluate(candidates)
+        def evaluate(self, candidates: Any, steps: int) -> Any:
+            found = super().evaluate(candidates, steps)
             return [study.Evaluated(None, "out of memory", 0.0)] if len(self.seen) == 2 else found
 
     reports: list[study.TrialReport] = []

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from edgenas.errors import EdgeNASError, InputError
-from edgenas.evaluation.evaluator import Evaluated
+from edgenas.errors import CheckFailedError, EdgeNASError, InputError
+from edgenas.evaluation.evaluator import Evaluated, unpacked
+from edgenas.evaluation.recipe import Fidelity, Recipe
 from edgenas.space import MobileSpace
+from edgenas.space.baselines import hand_made_within
 from edgenas.strategy import Limits, Study, study
-from tests.strategy.conftest import Formula, values
+from tests.strategy.conftest import Formula, Learner, values
 
 MakeStudy = Callable[..., Study]
 in_memory = pytest.mark.usefixtures("in_memory")
@@ -21,6 +23,10 @@ in_memory = pytest.mark.usefixtures("in_memory")
 
 def trials_of(made: Study) -> list[Any]:
     return made._stored.get_trials(deepcopy=False)
+
+
+def outcomes(made: Study) -> list[Any]:
+    return [(trial.user_attrs["id"], trial.state.name, trial.values) for trial in trials_of(made)]
 
 
 @in_memory
@@ -40,23 +46,33 @@ def test_nothing_infeasible_and_nothing_twice_is_trained_or_stored(
     assert all(point.latency_interval_ms[1] <= half.max_latency_ms for point in front)
 
 
-def test_a_study_that_is_broken_off_proposes_what_it_would_have(make_study: MakeStudy) -> None:
-    whole, broken = Formula(), Formula()
-    make_study("whole", trials=12).run(whole)
-    for _ in range(3):
+class Breaks(Learner):
+    """Networks that learn with 512 steps; the user ends the search when one more than so many is to be evaluated."""
 
-        class Breaks(Formula):
-            def evaluate(self, candidates):
-                if len(self.seen) == 3:
-                    raise KeyboardInterrupt
-                done = super().evaluate(candidates)
-                broken.seen += [candidate.architecture.id for candidate in candidates]
-                return done
+    def __init__(self, most: int) -> None:
+        super().__init__(lambda _: 512)
+        self._most = most
 
+    def evaluate(self, candidates, steps):
+        if len(self.seen) == self._most:
+            raise KeyboardInterrupt
+        return super().evaluate(candidates, steps)
+
+
+@in_memory
+def test_a_study_that_is_broken_off_goes_on_as_it_would_have(make_study: MakeStudy) -> None:
+    """With the same candidates, trained as long, also where it was broken off while that was being chosen."""
+    whole, broken = make_study("whole", trials=12), make_study("broken", trials=12)
+    whole.run(Learner(lambda _: 512))
+    for most, steps in ((2, [256] * 2), (5, [256] * 2 + [512] * 3), (3, [512] * 3), (3, [512] * 3)):
+        breaks = Breaks(most)
         with pytest.raises(KeyboardInterrupt):
-            make_study("broken", trials=12).run(Breaks())
-    make_study("broken", trials=12).run(broken)
-    assert broken.seen == whole.seen
+            make_study("broken", trials=12).run(breaks)
+        assert breaks.steps == steps
+    last = Learner(lambda _: 512)
+    make_study("broken", trials=12).run(last)
+    assert set(last.steps) == {512}
+    assert outcomes(broken) == outcomes(whole)
 
 
 def test_more_trials_go_on_where_the_study_ended(make_study: MakeStudy) -> None:
@@ -71,8 +87,8 @@ def test_more_trials_go_on_where_the_study_ended(make_study: MakeStudy) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_a_failed_trial(make_study: MakeStudy, bad: float) -> None:
     class Sometimes(Formula):
-        def evaluate(self, candidates):
-            results = super().evaluate(candidates)
+        def evaluate(self, candidates, steps):
+            results = super().evaluate(candidates, steps)
             spoiled = Evaluated({**values(candidates[0]), "accuracy": bad}, None, 0.0)
             return [spoiled] if len(self.seen) == 3 else results
 
@@ -86,7 +102,7 @@ def test_a_value_that_is_not_finite_is_a_failed_trial(make_study: MakeStudy, bad
 @in_memory
 def test_ten_failures_in_a_row_stop_the_search(make_study: MakeStudy) -> None:
     class Never(Formula):
-        def evaluate(self, candidates):
+        def evaluate(self, candidates, steps):
             return [Evaluated(None, "out of memory", 0.0) for _ in candidates]
 
     with pytest.raises(EdgeNASError, match=r"last 10 candidates all failed.*out of memory"):
@@ -130,8 +146,8 @@ def happens(what):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Told(conftest.Formula):
-    def evaluate(self, candidates):
-        found = super().evaluate(candidates)
+    def evaluate(self, candidates, steps):
+        found = super().evaluate(candidates, steps)
         happens("evaluated")
         return found
 
@@ -145,7 +161,7 @@ DefaultDialect.do_commit = telling("commits", DefaultDialect.do_commit)
 Ledger.append = telling("stored", Ledger.append)
 evaluator = Told()
 space = conftest.MobileSpace("tiny", (28, 28, 1), 10)
-table = conftest.table.__wrapped__(space)
+table = conftest.made_up(space)
 limits = conftest.half.__wrapped__(space, table)
 settings = Settings(study="killed", data="none", device="board", table="none", space="tiny", input_shape=(28, 28, 1),
                     trials=12, strategy="tpe", limits=limits)
@@ -153,18 +169,20 @@ Study(settings, space, FreeObjectives(space, table, "int8", limits)).run(evaluat
 """
 
 
-def test_killed_three_times_it_ends_as_if_nothing_had_happened(make_study: MakeStudy, tmp_path: Path) -> None:
-    """Killed where it hurts most: evaluated and not stored; half stored; stored and not yet in the ledger."""
-    whole = Formula()
-    make_study("whole", strategy="tpe", trials=12).run(whole)
-    for kill, stored in (("2 evaluated", 1), ("3 commits", 3), ("2 stored", 5)):
+def test_killed_four_times_it_ends_as_if_nothing_had_happened(make_study: MakeStudy, tmp_path: Path) -> None:
+    """Killed where it hurts most: while it is chosen how long candidates are trained; evaluated and not stored; half
+    stored; stored and not yet in the ledger."""
+    whole = make_study("whole", strategy="tpe", trials=12)
+    whole.run(Formula())
+    for kill, stored in (("2 evaluated", 0), ("3 evaluated", 1), ("3 commits", 3), ("2 stored", 5)):
         done = subprocess.run([sys.executable, "-c", SCRIPT, *kill.split()], cwd=tmp_path)
         assert done.returncode == -signal.SIGKILL
         assert make_study("killed", strategy="tpe", trials=12).counts()["complete"] == stored
     made = make_study("killed", strategy="tpe", trials=12)
     made.run(Formula())
-    assert [trial.user_attrs["id"] for trial in trials_of(made)] == whole.seen
-    assert all(trial.state.name == "COMPLETE" for trial in trials_of(made))
+    assert outcomes(made) == outcomes(whole)
+    assert {state for _, state, _ in outcomes(made)} == {"COMPLETE"}
+    assert [entry["steps"] for entry in made.ledger.entries("fidelity_chosen")] == [256]
 
 
 @in_memory
@@ -174,3 +192,96 @@ def test_the_settings_of_a_trial_are_its_network(make_study: MakeStudy, space: M
     for trial in trials_of(made):
         assert space.decode(trial.params).id == trial.user_attrs["id"]
     assert dataclasses.asdict(made.settings)["trials"] == 5
+
+
+@in_memory
+@pytest.mark.parametrize(("asked", "steps"), [(None, 256), (30, 30)])
+def test_candidates_are_trained_for_as_long_as_was_asked_or_chosen(
+    make_study: MakeStudy, asked: int | None, steps: int
+) -> None:
+    evaluator = Formula()
+    make_study(trials=5, fidelity=Fidelity(steps=asked)).run(evaluator)
+    assert evaluator.steps == [steps] * 5
+    assert {candidate.recipe for candidate in evaluator.candidates} == {Recipe()}
+
+
+@in_memory
+def test_the_largest_and_the_smallest_drawn_by_hand_say_how_long_and_are_not_trained_again(
+    make_study: MakeStudy, space: MobileSpace
+) -> None:
+    made = make_study(trials=12)
+    drawn = hand_made_within(space, made._free.excess, 6).values()
+    macs = sorted(space.decode(space.values(code)).macs for code in drawn)
+    evaluator = Learner(lambda candidate: 512 if candidate.architecture.macs == macs[-1] else 256)
+    told: list[str] = []
+    made.run(evaluator, say=told.append)
+    first = [candidate.architecture.macs for candidate in evaluator.candidates[:3]]
+    assert first == [macs[0], macs[-1], macs[-1]] and evaluator.steps[:3] == [256, 256, 512]
+    assert set(evaluator.steps[3:]) == {512}
+    trained = list(zip(evaluator.seen, evaluator.steps, strict=True))
+    assert len(trained) == len(set(trained)) == 14, "the smallest is trained again, with as many steps as all others"
+    assert [entry["steps"] for entry in made.ledger.entries("fidelity_chosen")] == [512]
+    assert told[-1] == "Better than guessing: every candidate gets 512 steps."
+
+
+@in_memory
+def test_one_network_says_how_long_where_none_is_drawn_by_hand(make_study: MakeStudy) -> None:
+    made = make_study(trials=1)
+    evaluator = Learner(lambda _: 512)
+    made.run(evaluator)
+    anchor = made.space.decode(made.space.values(made._free.anchor)).id
+    assert evaluator.seen[:2] == [anchor] * 2
+    assert evaluator.steps == [256, 512, 512]
+
+
+@in_memory
+def test_a_network_that_failed_before_the_search_is_a_failed_trial_and_is_not_tried_again(
+    make_study: MakeStudy,
+) -> None:
+    class Sometimes(Formula):
+        def evaluate(self, candidates, steps):
+            found = super().evaluate(candidates, steps)
+            return [Evaluated(None, "out of memory", 0.0), found[1]] if len(found) == 2 else found
+
+    made, evaluator = make_study(trials=4), Sometimes()
+    made.run(evaluator)
+    failed = [trial.user_attrs["id"] for trial in trials_of(made) if trial.state.name == "FAIL"]
+    assert failed == evaluator.seen[:1]
+    assert len(evaluator.seen) == len(set(evaluator.seen)) == 5
+    assert all(trial.user_attrs["learned"] for trial in trials_of(made)), "nobody said that it only guesses"
+
+
+@in_memory
+def test_a_point_says_what_it_named_rightly_and_whether_it_learned(make_study: MakeStudy) -> None:
+    """Networks smaller than the largest drawn by hand, and larger than the smallest, guess for ever."""
+    made = make_study(trials=12)
+    least, most = made._first()
+    least_macs, most_macs = (made._candidate(code).architecture.macs for code in (least, most))
+
+    def guesses(macs: int) -> bool:
+        return least_macs < macs < most_macs
+
+    made.run(Learner(lambda candidate: math.inf if guesses(candidate.architecture.macs) else 0))
+    assert {point.learned for point in made.points} == {True, False}
+    for point in made.points:
+        assert point.learned is not guesses(point.architecture.macs)
+        assert point.images == 100
+        assert unpacked(point.right, 100).sum() == math.ceil(100 * point.accuracy)
+
+
+@in_memory
+def test_a_point_that_nobody_said_that_of_has_learned_as_far_as_is_known(make_study: MakeStudy) -> None:
+    made = make_study(trials=3)
+    made.run(Formula())
+    assert {(point.right, point.images, point.learned) for point in made.points} == {("", 100, True)}
+
+
+@in_memory
+def test_a_search_where_nothing_learns_ends_before_any_trial(make_study: MakeStudy) -> None:
+    made, told = make_study(trials=6), list[str]()
+    evaluator = Learner(lambda _: math.inf)
+    with pytest.raises(CheckFailedError, match="After 4096 steps networks drawn by hand are no better than guessing"):
+        made.run(evaluator, say=told.append)
+    assert trials_of(made) == []
+    assert len(told) == 4 and told[-1].startswith("After 1024 steps")
+    assert evaluator.steps == [256, 256, 512, 512, 1024, 1024, 4096, 4096]

@@ -118,7 +118,7 @@ def test_4_a_search_with_that_table(user: User, small_space: MobileSpace):
         (table,) = [path.stem for path in Path("latency_tables").iterdir()]
         settings = Settings(
             study="digits", data="digits", device="arm", table="", space="tiny", input_shape=(8, 8, 1), trials=3,
-            strategy="random", limits=Limits(max_peak_memory_kb=200, coverage=0.5), final=Final(epochs=8),
+            strategy="random", limits=Limits(max_peak_memory_kb=200, coverage=0.5), final=Final(steps=400),
         )  # fmt: skip
         front = search(settings)
         assert 1 <= len(front) <= 3

@@ -1,6 +1,7 @@
 """What a classifier got right: accuracy, recall by class, and how sure a share of right answers is."""
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -20,6 +21,7 @@ def metrics(y_true: ArrayLike, y_pred: ArrayLike, classes: int) -> dict[str, Any
         `accuracy`: share of right answers. `balanced_accuracy`: mean recall of the classes that occur in `y_true`.
         `accuracy_interval` (Wilson's) and `balanced_accuracy_interval`: [low, high], coverage 95%.
         `recall`: by class, None where it does not occur. `n`: images.
+        `chance`, `chance_error`: mean and standard error of the balanced accuracy of a guess.
 
     Raises:
         InputError: no image, different lengths, or a value that is no class.
@@ -40,7 +42,20 @@ def metrics(y_true: ArrayLike, y_pred: ArrayLike, classes: int) -> dict[str, Any
         "balanced_accuracy_interval": _balanced_interval(right[seen > 0], seen[seen > 0]),
         "recall": recall,
         "n": len(true),
+        "chance": 1 / int((seen > 0).sum()),
+        "chance_error": _chance_error(seen[seen > 0]),
     }
+
+
+def _chance_error(images: NDArray[np.int64]) -> float:
+    """The standard error of a guess's balanced accuracy on so many images [classes that occur]."""
+    chance = 1 / len(images)
+    return float(np.sqrt((chance * (1 - chance) / images).sum())) / len(images)
+
+
+def above_chance(found: Mapping[str, Any], errors: float = 3.0) -> bool:
+    """Whether a balanced accuracy of `metrics` is so many standard errors above that of a guess."""
+    return bool(found["balanced_accuracy"] > found["chance"] + errors * found["chance_error"])
 
 
 def _balanced_interval(right: NDArray[np.int64], images: NDArray[np.int64]) -> list[float]:

@@ -1,5 +1,6 @@
-"""Five splits of a data set, by seed: stratified by class, and never through a group."""
+"""Five splits of a data set, by seed: stratified by class, and never through a group; of small data, folds."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +23,12 @@ DEFAULT_FRACTIONS: Mapping[str, float] = MappingProxyType(
 CAPS: Mapping[str, int] = MappingProxyType({"validation": 10_000, "selection": 5_000, "acceptance": 2_000})
 """More images measure an accuracy no better than needed: of large data, the rest goes to train."""
 
+LEAST_ACCEPTANCE = 60
+"""Images: with fewer of them no gate can tell anything, and as little could be told of candidates."""
+
+FOLDS = 3
+"""Of small data: parts of train, of which each in turn is held out."""
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -29,10 +36,11 @@ class Splits:
 
     Attributes:
         train: trains candidates.
-        validation: steers the search.
-        selection: chooses among finalists.
+        validation: steers the search; empty where folds do.
+        selection: chooses among finalists; empty where there are folds.
         acceptance: never trained on and never chosen by; gates and on-device samples.
         test: sealed; opened once, for the chosen candidate.
+        folds: parts of train, of small data: each in turn is held out and measured on, the others are trained on.
     """
 
     train: Indices
@@ -40,6 +48,19 @@ class Splits:
     selection: Indices
     acceptance: Indices
     test: SealedTest
+    folds: tuple[Indices, ...] = ()
+
+    @property
+    def rounds(self) -> tuple[tuple[Indices, Indices], ...]:
+        """What a candidate is trained on and what it is measured on: once, or once a fold."""
+        if not self.folds:
+            return ((self.train, self.validation),)
+        return tuple((np.setdiff1d(self.train, held_out), held_out) for held_out in self.folds)
+
+    @property
+    def choosing(self) -> Indices:
+        """What chooses between two files of one trained network: selection, or else what it was trained on."""
+        return self.selection if len(self.selection) else self.train
 
     def sizes(self) -> dict[str, int]:
         """Images a split."""
@@ -51,7 +72,9 @@ def split(dataset: Dataset, seed: int, fractions: Mapping[str, float] = DEFAULT_
     """The splits of a data set: the same for the same data, seed and fractions.
 
     What the source gives as test or validation is kept; what it does not give is cut from train, as shares of the
-    images there, at most `CAPS`. Every class is in train, and in every split where counts (or groups) allow.
+    images there, at most `CAPS`. Every class is in train, and in every split where counts (or groups) allow. Where
+    acceptance would have fewer than `LEAST_ACCEPTANCE` images it gets those of validation and selection too, and
+    `FOLDS` parts of train stand in for these; a validation split that the source gives is kept.
 
     Raises:
         InputError: a group that lies in two given splits, or too few groups.
@@ -75,13 +98,37 @@ def split(dataset: Dataset, seed: int, fractions: Mapping[str, float] = DEFAULT_
         parts = allot_groups(dataset.y[pool], dataset.group[pool], dataset.labels, shares, rng)
         cut = {name: pool[parts == number] for number, name in enumerate(["train", *shares])}
     found = {name: np.sort(indices) for name, indices in {**cut, **given}.items()}
+    folds: tuple[Indices, ...] = ()
+    if len(found["acceptance"]) < LEAST_ACCEPTANCE and {"acceptance", "selection"} <= cut.keys():
+        with contextlib.suppress(InputError):  # too few groups, or images
+            folds = () if "validation" in given else _folds(dataset, found["train"], rng)
+            spare = ("selection", "validation") if folds else ("selection",)
+            found["acceptance"] = np.sort(np.concatenate([found["acceptance"], *(found[name] for name in spare)]))
+            found |= dict.fromkeys(spare, found["train"][:0])
     return Splits(
         train=found["train"],
         validation=found["validation"],
         selection=found["selection"],
         acceptance=found["acceptance"],
         test=SealedTest(found["test"], dataset.identity),
+        folds=folds,
     )
+
+
+def _folds(dataset: Dataset, train: Indices, rng: np.random.Generator) -> tuple[Indices, ...]:
+    """Parts of train of about one size, each with the classes in their proportions, and whole groups.
+
+    Raises:
+        InputError: too few groups, or images: a fold would have none.
+    """
+    shares = {str(number): 1 / FOLDS for number in range(1, FOLDS)}
+    if dataset.group is None:
+        parts = _cut_stratified(dataset.y, train, shares, rng)
+        if not all(len(part) for part in parts.values()):
+            raise InputError(f"{len(train)} images to train on are too few for {FOLDS} folds.")
+        return tuple(np.sort(part) for part in parts.values())
+    member = allot_groups(dataset.y[train], dataset.group[train], dataset.labels, shares, rng)
+    return tuple(train[member == number] for number in range(FOLDS))
 
 
 def _cut_stratified(
