@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -85,16 +85,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+class _TimeLeft(ProgressColumn):
+    """By all that was done of a task so far: a profile converts and measures in turn, so its speed is never steady."""
+
+    def render(self, task: Task) -> Text:
+        """ "about 5 min left"; nothing before there is anything to tell by."""
+        done = task.completed - task.fields["first"]
+        if done <= 0 or task.total is None or not task.elapsed or task.finished:
+            return Text()
+        return Text(f"about {duration(task.elapsed * (task.total - task.completed) / done)} left")
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A callback (what is being done, done, of how much) that draws a bar for each thing that is done."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _TimeLeft())
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=stderr, transient=True) as bars:
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(printable(what), total=total)
+                tasks[what] = bars.add_task(printable(what), total=total, first=done)
                 if not stderr.is_terminal:
                     stderr.print(f"{what} ...", markup=False)
             bars.update(tasks[what], completed=done, total=total)

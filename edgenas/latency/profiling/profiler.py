@@ -264,8 +264,12 @@ class _Session:
     def _submit(self, pool: ConversionPool, jobs: Sequence[Job]) -> Jobs:
         return pool.submit([subject for _, subject in jobs] + [EMPTY, self._plan.reference])
 
+    def _tell(self, ahead: int = 0) -> None:
+        self._progress("profiling", min(self._done + ahead, self._total), self._total)
+
     def _wait_for(self, jobs: Jobs) -> list[Path]:
-        return wait_for(jobs, lambda done, total: self._progress("converting", done, total))
+        # Converting counts as half of the work on a model: one bar, and one time left, for the whole profile.
+        return wait_for(jobs, lambda done, total: self._tell(min(done, total - 2) // 2))
 
     def _measure(self, bench: AnyBench, paths: list[Path]) -> Rounds:
         return bench.measure(paths[:-1], paths[-1])
@@ -294,7 +298,7 @@ class _Session:
             "delegated": _delegated(batch, rounds), "disturbed": rounds.steadiness.disturbed,
         })  # fmt: skip
         self._done += len(lines)
-        self._progress("measuring", self._done, self._total)
+        self._tell()
         if rounds.steadiness.disturbed and not self._said_busy:
             self._said_busy = True
             lost = f"{rounds.steadiness.interrupted:.0%} of the visits lost their core to other work"
