@@ -165,7 +165,10 @@ def limits(asked: Mapping[str, float | None], predicted: Predicted, size_kb: flo
         if value is None:
             passed = False
             why = f" ({predicted.doubt})" if predicted.doubt else ""
-            told.append(f"{name}: at most {most:g}, but no certified table tells what it will be{why}")
+            told.append(
+                f"{name}: at most {most:g}, but no certified table tells what it will be{why}; profile the device, "
+                f"or let it pass with --allow {LIMITS}"
+            )
             continue
         figures |= {name: value, limit: most}
         passed = passed and value <= most

@@ -102,6 +102,11 @@ def test_missing_layers_are_named_with_the_command(table: LatencyTable) -> None:
     with pytest.raises(MissingLayersError, match=r"edgenas profile board .*--precision int8") as caught:
         table.estimate_ms([SPACE.smallest, other.smallest])
     assert all(layer in other.smallest.layers() for layer in caught.value.layers)
+    taken = dataclasses.replace(table, source="imported")
+    with pytest.raises(
+        MissingLayersError, match=r"It was imported, .*: a table of your own .* Make one: edgenas profile"
+    ):
+        taken.estimate_ms([other.smallest])
 
 
 def test_the_command_names_another_activation(table: LatencyTable) -> None:

@@ -77,7 +77,10 @@ def check_table(device: Device, table: LatencyTable, progress: Progress = no_pro
         DeviceError: unreachable, or too disturbed.
     """
     if table.certificate is None or not table.reference[0]:
-        raise InputError(f"The table is {table.source} and has no measured networks to check it against.")
+        raise InputError(
+            f"The table is {table.source} and has no measured networks to check it against. A table of your own has: "
+            f"edgenas profile {device.name} --space ... --input ... --precision {table.precision}"
+        )
     networks = spread(table.certificate.networks, [n.truth_ms for n in table.certificate.networks], NETWORKS)
     layers = spread(list(table.entries), [entry.us for entry in table.entries.values()], LAYERS)
     subjects: list[Subject] = [Architecture.parse(network.notation) for network in networks]

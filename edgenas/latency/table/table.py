@@ -31,11 +31,16 @@ SUFFIX = ".json"
 
 
 class MissingLayersError(EdgeNASError):
-    """The table lacks layers; the message names some and the command that measures them."""
+    """The table lacks layers; the message names some and what to do.
 
-    def __init__(self, layers: Sequence[Layer], command: str) -> None:
+    Args:
+        layers: that it lacks.
+        remedy: what to do, such as the command that measures them.
+    """
+
+    def __init__(self, layers: Sequence[Layer], remedy: str) -> None:
         shown = ", ".join(str(layer) for layer in layers[:3]) + (", ..." if len(layers) > 3 else "")
-        super().__init__(f"The latency table lacks {len(layers)} layers ({shown}). Measure them with: {command}")
+        super().__init__(f"The latency table lacks {len(layers)} layers ({shown}). {remedy}")
         self.layers = tuple(layers)
 
 
@@ -139,7 +144,7 @@ class LatencyTable:
                 rows.append(cost)
             sums[index] = [sum(column) for column in zip(*rows, strict=True)] if rows else 0.0
         if missing:
-            raise MissingLayersError(list(missing), self.profile_command(list(missing)))
+            raise MissingLayersError(list(missing), self._remedy(list(missing)))
         return sums
 
     def estimate_codes_ms(self, space: MobileSpace, codes: Codes) -> Values:
@@ -163,7 +168,7 @@ class LatencyTable:
         found = [self._cost(layer) for layer in space.layers()]
         missing = [layer for layer, cost in zip(space.layers(), found, strict=True) if cost is None]
         if missing:
-            raise MissingLayersError(missing, self.profile_command(missing, space))
+            raise MissingLayersError(missing, self._remedy(missing, space))
         return np.array(found, dtype=float)
 
     def interval_ms(self, architectures: Sequence[Architecture], coverage: float = 0.9) -> tuple[Values, Values]:
@@ -208,13 +213,17 @@ class LatencyTable:
                 growth.setdefault(kernel, []).append(us / costs[least] / (kernel / least) ** 2)
         return tuple(sorted(kernel for kernel, ratios in growth.items() if np.median(ratios) > 1))
 
-    def profile_command(self, layers: Sequence[Layer], space: MobileSpace | None = None) -> str:
-        """What a user types to have these layers measured."""
+    def _remedy(self, layers: Sequence[Layer], space: MobileSpace | None = None) -> str:
+        """What a user types to have these layers measured; an imported table cannot get any."""
         shape = space.input_shape if space else None
         size = "x".join(map(str, shape)) if shape else "HxWxC"
         classes = max((layer.block.classes for layer in layers if isinstance(layer.block, Dense)), default=0)
+        if self.source == "imported":
+            how = "It was imported, and has what its file has: a table of your own knows all layers. Make one: "
+        else:
+            how = "Measure them with: "
         return (
-            f"edgenas profile {self.identity.device} --space {space.name if space else 'SPACE'} --input {size} "
+            f"{how}edgenas profile {self.identity.device} --space {space.name if space else 'SPACE'} --input {size} "
             f"--precision {self.identity.precision} --threads {self.identity.threads}"
             + (f" --classes {classes}" if classes else "")
             + (f" --activation {space.activation}" if space and space.activation != "relu6" else "")
@@ -238,7 +247,7 @@ class LatencyTable:
             MissingLayersError: it was never measured.
         """
         if layer not in self.entries:
-            raise MissingLayersError([layer], self.profile_command([layer]))
+            raise MissingLayersError([layer], self._remedy([layer]))
         return self.entries[layer]
 
     def features(self, architecture: Architecture) -> tuple[Values, Loads]:
