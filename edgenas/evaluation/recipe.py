@@ -9,8 +9,8 @@ from edgenas.errors import InputError
 Grade = Literal["none", "light", "strong"]
 """How strongly training images are varied; see `edgenas.evaluation.data.augmentation`."""
 
-FEW, MANY = 5_000, 20_000
-"""Training images: below `FEW` steps are large and images varied much; from `MANY` on neither is needed."""
+FEW, SOME, MANY = 1_000, 5_000, 20_000
+"""Training images: below `FEW` strong variations may pay, below `SOME` large steps; from `MANY` on neither does."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recipe:
 
     def rate_of(self, images: int) -> float:
         """The highest learning rate."""
-        return self.learning_rate or (0.012 if images < FEW else 0.008 if images < MANY else 0.004)
+        return self.learning_rate or (0.012 if images < SOME else 0.008 if images < MANY else 0.004)
 
     def grade_of(self, images: int) -> Grade:
         """How strongly a short training varies its images."""
