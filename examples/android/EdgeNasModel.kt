@@ -16,6 +16,7 @@ import org.json.JSONObject
 import org.tensorflow.lite.DataType
 import org.tensorflow.lite.Interpreter
 import kotlin.math.exp
+import kotlin.math.floor
 import kotlin.math.max
 import kotlin.math.min
 
@@ -69,18 +70,11 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
 
     /** The image at the model's size, as it was brought to it in training. */
     private fun sized(image: Bitmap): Bitmap {
-        val across = width.toFloat() / image.width
-        val down = height.toFloat() / image.height
-        val (x, y) = when (policy) {
-            "fit" -> Pair(across, down)
-            "crop" -> max(across, down).let { Pair(it, it) }
-            "pad" -> min(across, down).let { Pair(it, it) }
-            else -> error("unknown policy $policy")
-        }
         val result = Bitmap.createBitmap(width, height, Bitmap.Config.ARGB_8888)
-        val left = (width - x * image.width) / 2
-        val top = (height - y * image.height) / 2
-        val place = RectF(left, top, left + x * image.width, top + y * image.height)
+        val (left, top, across, down) =
+            place(policy, image.width.toDouble(), image.height.toDouble(), width.toDouble(), height.toDouble())
+                .map { it.toFloat() }
+        val place = RectF(left, top, left + across, top + down)
         Canvas(result).apply { drawColor(Color.BLACK) }.drawBitmap(image, null, place, Paint(Paint.FILTER_BITMAP_FLAG))
         return result
     }
@@ -92,7 +86,7 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
         val buffer = direct(input.numBytes())
         for (colour in colours) {
             val rgb = listOf(Color.red(colour), Color.green(colour), Color.blue(colour))
-            val grey = (299 * rgb[0] + 587 * rgb[1] + 114 * rgb[2] + 500) / 1000
+            val grey = (19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 32768) / 65536
             for (value in if (channels == 1) listOf(grey) else rgb) {
                 if (input.dataType() == DataType.FLOAT32) buffer.putFloat(value.toFloat()) else buffer.put(value.toByte())
             }
@@ -109,6 +103,23 @@ class EdgeNasModel private constructor(private val read: (String) -> InputStream
     private fun direct(bytes: Int): ByteBuffer = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
 
     private companion object {
+        /**
+         * Where the whole image lies on the input, as in training: left, top, width, height. Halves round up; an
+         * odd row of padding is below, an odd column right. A test of EdgeNAS reads these lines: keep them this simple.
+         */
+        fun place(policy: String, wide: Double, high: Double, width: Double, height: Double): List<Double> {
+            val least = min(width / wide, height / high)
+            val most = max(width / wide, height / high)
+            val across = max(1.0, floor(wide * least + 0.5))
+            val down = max(1.0, floor(high * least + 0.5))
+            return when (policy) {
+                "fit" -> listOf(0.0, 0.0, width, height)
+                "crop" -> listOf((width - wide * most) / 2, (height - high * most) / 2, wide * most, high * most)
+                "pad" -> listOf(floor((width - across) / 2), floor((height - down) / 2), across, down)
+                else -> error("unknown policy $policy")
+            }
+        }
+
         /** The release that is live now: where the link `current` leads, or what the file of that name says. */
         fun live(folder: File): File = File(folder, "current").let {
             if (it.isDirectory) it.canonicalFile else File(folder, it.readText().trim())

@@ -62,21 +62,27 @@ def dark(root: Path) -> None:
         put(root / "b" / f"{number}.png", RNG.integers(0, 6, (20, 20, 3), np.uint8))
 
 
+def bomb(root: Path) -> None:
+    fill(root, "a", "b")
+    (root / "a" / "bomb.ppm").write_bytes(b"P5 7900 7900 255\n")
+
+
 def uneven(root: Path) -> None:
     fill(root, "a", count=80)
     fill(root, "b", count=8)
 
 
 BAD: dict[str, tuple[Build, str]] = {
-    "splits": (lambda root: fill(root, "training_set", "test_set"), "look like the name of a split"),
-    "system": (lambda root: fill(root, "a", "b", "@eaDir"), "@eaDir is a folder of some program"),
-    "empty": (empty, "c has no images"),
+    "splits": (lambda root: fill(root, "training_set", "test_set"), "expected one sub-folder a class in "),
+    "splits and more": (lambda root: fill(root, "seg_train/a", "seg_test/a", "seg_pred"), "received also 'seg_pred'"),
+    "empty": (empty, "the class 'c' has 0 images"),
     "one picture": (one_picture, "all images of b are one and the same picture"),
     "dark": (dark, "21 images are nearly black: b (21)"),
     "copies": (copied, "4 pictures are in several classes, such as a, b"),
     "all the same": (lambda root: fill(root, "a", "b", pixels=PICTURE), "the same picture"),
     "few": (lambda root: fill(root, "a", "b", count=3), "the class 'a' has 3 images"),
-    "two ways to write it": (lambda root: fill(root, "caf\u00e9", "cafe\u0301", "tea"), "are names of one class"),
+    "two ways to write it": (lambda root: fill(root, "Tea", "tea"), "'Tea' and 'tea' differ in capitals"),
+    "a bomb": (bomb, "claims 7900 x 7900 pixels: a decompression bomb"),
     "broken": (broken, "more than 1% of 47 files are no readable images"),
     "one class": (lambda root: fill(root, "a"), "expected at least two classes"),
     "a folder too deep": (lambda root: fill(root / "images", "a", "b"), "Did you mean"),
@@ -103,6 +109,26 @@ def test_what_may_be_meant_is_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "warning: a has 80 images, b has 8. Search with --metric balanced_accuracy --balance-classes." in done.stdout
     assert "warning: b (8): fewer than 20 images" in done.stdout
+
+
+def test_how_data_were_read_is_a_warning(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    fill(
+        root, *(f"{part}/{label}" for part in ("training_set", "test_set") for label in ("caf\u00e9", "tea", "@eaDir"))
+    )
+    fill(root, "training_set/cafe\u0301", count=2)
+    Image.fromarray(RNG.integers(0, 4096, (20, 20), np.uint16)).save(root / "test_set" / "tea" / "deep.png")
+    said = Terminal(tmp_path).gets(*CHECK)
+    assert said["classes"] == {"caf\u00e9": 44, "tea": 43}
+    assert all(finding["level"] == "warning" for finding in said["findings"])
+    found = " ".join(finding["what"] for finding in said["findings"])
+    for words in (
+        "Read as splits: test_set as test, training_set as train",
+        "left out: @eaDir",
+        "are one class: caf\u00e9",
+        "such as test_set/tea/deep.png: 1",
+    ):
+        assert words in found
 
 
 def test_good_data_are_counted_and_drawn(tmp_path: Path) -> None:

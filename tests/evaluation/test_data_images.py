@@ -1,6 +1,8 @@
 """Images of every kind, written by Pillow, brought to one input."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from PIL import Image
 from edgenas.errors import InputError
 from edgenas.evaluation.data import images as images_module
 from edgenas.evaluation.data import prepare_arrays, prepare_image
+from edgenas.evaluation.data.arrays import value_range
+from edgenas.evaluation.data.images import decode_image
 
 
 def written(image: Image.Image, name: str, folder: Path, **settings: object) -> Path:
@@ -72,6 +76,80 @@ def test_thirty_two_bit_integers_use_the_narrowest_range(tmp_path: Path, top: in
     pixels = prepare_image(written(Image.fromarray(values), "x.tif", tmp_path), (3, 3, 1))[0, :, 0].tolist()
     white = 255 if top < 2**31 - 1 else 128  # half of unsigned 32 bits
     assert pixels[0] == 0 and abs(pixels[2] - white) <= 1 and abs(pixels[1] - white // 2) <= 1
+
+
+def tiff(values: np.ndarray, bits: int = 16, photometric: int = 1, **tags: int) -> bytes:
+    """Written by hand: Pillow writes no such ones."""
+    high, wide = values.shape
+    if bits == 12:
+        pairs = values.reshape(-1, 2).astype(int)
+        pixels = bytes(b for a, c in pairs for b in (a >> 4, (a & 15) << 4 | c >> 8, c & 255))
+    else:
+        pixels = values.astype("<u2").tobytes()
+    entries = {256: wide, 257: high, 258: bits, 259: 1, 262: photometric, 277: 1, 278: high, 279: len(pixels)}
+    entries |= {int(tag[1:]): value for tag, value in tags.items()}
+    entries[273] = 8 + 2 + 12 * (len(entries) + 1) + 4
+    rows = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in sorted(entries.items()))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + rows + bytes(4) + pixels
+
+
+GREYS = np.array([[0, 1024, 2048, 4095]] * 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (tiff(GREYS, bits=12), [0, 64, 128, 255]),
+        (tiff(GREYS, t281=4095), [0, 64, 128, 255]),
+        (tiff(GREYS, t281=2000), [0, 4, 8, 16]),  # cannot be: there are larger values
+        (tiff(GREYS, t281=1), [0, 4, 8, 16]),
+        (tiff(65535 - 257 * np.array([[0, 1, 200, 255]] * 4), photometric=0), [0, 1, 200, 255]),
+        (tiff(4095 - GREYS, photometric=0, t281=4095), [0, 64, 128, 255]),
+    ],
+)
+def test_a_file_that_tells_its_range_is_read_by_it(content: bytes, expected: list[int]) -> None:
+    pixels = prepare_image(content, (4, 4, 1))[0, :, 0]
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """[h, w, 3]: Pillow writes grey of 16 bits alone."""
+    high, wide, _ = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", wide, high, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(lines)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+
+
+@pytest.mark.parametrize("top", [4095, 65535])
+def test_how_much_of_its_range_an_image_uses(tmp_path: Path, top: int) -> None:
+    values = (GREYS * (top / 4095)).astype(np.uint16)
+    written(Image.fromarray(values), "grey.png", tmp_path)
+    written(Image.fromarray(values.astype(np.int32)), "wide.tif", tmp_path)
+    (tmp_path / "colour.png").write_bytes(png_of_16_bits(np.repeat(values[..., np.newaxis], 3, axis=2)))
+    for path in tmp_path.iterdir():
+        assert decode_image(path, (4, 4, 1))[1] == pytest.approx(top / 65535, abs=0.01), path.name
+    dark = written(Image.new("RGB", (4, 4), (9, 9, 9)), "dark.png", tmp_path)
+    assert decode_image(dark, (4, 4, 1))[1] == 1, "8 bits: dark, and meant so"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "CMYK"])
+def test_large_images_are_converted_in_bands(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, x = np.mgrid[0:70, 0:50]
+    if mode == "I;16":
+        image = Image.fromarray((x * 500 + y * 400).astype(np.uint16))
+    else:
+        image = Image.fromarray(np.stack([x * 4, y * 3, 255 - x, 255 - y], -1).astype(np.uint8)).convert(mode)
+    image.info["transparency"] = 3
+    expected = {side: prepare_image(image, (side, side, 3)).astype(int) for side in (6, 60)}
+    monkeypatch.setattr(images_module, "_BAND", 64)
+    assert (prepare_image(image, (60, 60, 3)) == expected[60]).all()
+    assert np.abs(prepare_image(image, (6, 6, 3)) - expected[6]).max() <= 6
 
 
 def test_negative_and_floating_point_pixels_are_refused(tmp_path: Path) -> None:
@@ -138,8 +216,18 @@ def test_no_image_a_truncated_one_and_a_bomb_are_refused(tmp_path: Path, monkeyp
         prepare_image(whole[: len(whole) // 2], (8, 8, 1))
     with pytest.raises(InputError, match=r"known format|cannot be decoded"):
         prepare_image(b"", (8, 8, 1))
+    reduced = prepare_image(whole, (8, 8, 1))
     monkeypatch.setattr(images_module, "MAX_PIXELS", 1000)
+    assert (prepare_image(whole, (8, 8, 1)) == reduced).all(), "a large photograph is reduced while it is decoded"
     with pytest.raises(InputError, match="64 x 64 pixels: at most 1,000"):
+        prepare_image(whole, (32, 32, 1))
+    for name, settings in (("p.jpg", {"progressive": True}), ("l.png", {})):
+        with pytest.raises(InputError, match=r"64 x 64 pixels: at most 1,000 are decoded\. .* baseline JPEG"):
+            prepare_image(written(noise, name, tmp_path, **settings), (8, 8, 1))
+    with pytest.raises(InputError, match="30 x 30 pixels: at most 500"):
+        prepare_image(written(noise.crop((0, 0, 30, 30)), "c.jp2", tmp_path), (8, 8, 1))
+    monkeypatch.setattr(images_module, "JPEG_TIMES", 4)
+    with pytest.raises(InputError, match="64 x 64 pixels: at most 4,000"):
         prepare_image(whole, (8, 8, 1))
 
 
@@ -174,10 +262,40 @@ def test_how_an_array_was_read_is_said(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([0, 0.5, 1.0000001]), [0, 128, 255]),
+        (np.array([-1e-7, 0.5, 1.005], np.float32), [0, 128, 255]),
+        (np.array([0, 128, 255.3]), [0, 128, 255]),
+        (np.array([-0.4, 128, 200], np.float16), [0, 128, 200]),
+        (np.array([0, 2048, 4095], np.uint16), [0, 128, 255]),
+        (np.array([0, 512, 1023], np.uint16), [0, 128, 255]),
+        (np.array([0, 8192, 16383], np.uint16), [0, 128, 255]),
+        (np.array([0, 0, 0], np.int64), [0, 0, 0]),
+    ],
+)
+def test_values_that_are_nearly_in_range_are_clipped(values: np.ndarray, expected: list[int]) -> None:
+    pixels = prepare_arrays(values.reshape(1, 1, 3), (1, 3, 1))[0, 0, :, 0].astype(int)
+    assert np.abs(pixels - expected).max() <= 1
+
+
+def test_dark_bytes_are_said() -> None:
+    assert value_range(np.array([0, 1], np.uint8)) == (
+        255, "x is uint8 with values up to 1, of 255 that are white: the images are nearly black.",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("x", "message"),
     [
         (np.full((1, 2, 2), np.nan), "NaN or infinite"),
         (np.full((1, 2, 2), -1.0), "Undo the normalisation"),
+        (np.array([[[-1.0, 1.0]]]), "Undo the normalisation"),
+        (np.array([[[-3.1, 200.0]]]), "Undo the normalisation"),
+        (np.array([[[0, 1.3]]]), r"received float64 of 0..1.3. .*white is 255"),
+        (np.array([[[0, 16.0]]]), "white is 255"),
+        (np.array([[[0, 1]]]), "received int64 of 0..1. .*white is 255"),
+        (np.array([[[0, 15]]], np.int8), "white is 255"),
         (np.full((1, 2, 2), 300), "expected pixels of 0..255"),
         (np.full((1, 2, 2), "a"), "expected numbers"),
         (np.zeros((5, 7)), "received \\[5, 7\\]"),

@@ -140,7 +140,7 @@ def test_no_class_and_one_class(tmp_path: Path, cache: Path) -> None:
         load_dataset(tmp_path / "nested", SHAPE, cache=cache)
     (tmp_path / "empty" / "a").mkdir(parents=True)
     (tmp_path / "empty" / "b").mkdir()
-    with pytest.raises(InputError, match="at least two classes, received none"):
+    with pytest.raises(InputError, match="the class 'a' has 0 images"):
         load_dataset(tmp_path / "empty", SHAPE, cache=cache)
 
 
@@ -320,6 +320,16 @@ def test_files_of_equal_content_are_said(root: Path, cache: Path) -> None:
     Image.new("L", (8, 8), 100).save(root / "cat" / "again.png")
     assert load_dataset(root, SHAPE, cache=cache).notes == (
         "Files with the same bytes as another: 1. Two splits may share an image.",
+    )
+
+
+def test_images_of_12_bits_stored_in_16_are_said(root: Path, cache: Path) -> None:
+    for number in range(3):
+        Image.fromarray(np.full((8, 8), 1300 * (number + 1), np.uint16)).save(root / "dog" / f"deep{number}.png")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(root / "dog" / "full.png")
+    (note,) = load_dataset(root, SHAPE, cache=cache).notes
+    assert note.startswith(
+        "Images with 16 bits or more of which less than a quarter is used, such as dog/deep0.png: 3. "
     )
 
 

@@ -18,6 +18,9 @@ from edgenas.evaluation.data.images import (
     scale_to_bytes,
 )
 
+_NEAR = 0.01  # of white: what rounding and scaling leave above it, and below black; it is clipped
+_DIM = 64  # of 255: numbers whose largest is less are hardly meant as 0..255
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,26 +58,37 @@ def prepare_arrays(x: NDArray[Any], input_shape: tuple[int, ...], policy: Policy
 def value_range(x: NDArray[Any]) -> tuple[int, str]:
     """What the value of white is in an array of pixels, and a sentence that says so ("" for uint8).
 
-    bool: 1. uint8: 255. uint16: 65535, or 255 where no value is larger. Other integers: 255. Floats: 1 where no
-    value is larger, else 255.
+    bool: 1. uint8: 255. uint16: 255, or the narrowest of 10, 12, 14 and 16 bits that holds all values. Other integers:
+    255. Floats: 1 where no value is larger, else 255. Floats may be outside by 1% of white: they are clipped.
 
     Raises:
-        InputError: NaN, an infinite or negative value, one above white, or a type that is no number.
+        InputError: NaN, an infinite or negative value, one above white, numbers that are neither 0..1 nor 0..255, or a
+            type that is no number.
     """
     if x.dtype.kind not in "buif":
         raise InputError(f"x: expected numbers, received {x.dtype}. Store the images as uint8, 0..255.")
-    if x.dtype == np.uint8:
-        return 255, ""
     least, most = float(x.min()), float(x.max())
+    if x.dtype == np.uint8:
+        dim = f"x is uint8 with values up to {most:g}, of 255 that are white: the images are nearly black."
+        return 255, dim if 0 < most < _DIM else ""
     if not (np.isfinite(least) and np.isfinite(most)):
         raise InputError(f"x: expected finite values, received NaN or infinite ones ({x.dtype}). Remove them.")
-    tops = {"b": (1,), "f": (1, 255), "i": (255,), "u": (255, 65535) if x.dtype == np.uint16 else (255,)}
+    real = x.dtype.kind == "f"
+    tops = {
+        "b": (1,),
+        "f": (1, 255),
+        "i": (255,),
+        "u": (255, 1023, 4095, 16383, 65535)[: 5 if x.dtype.itemsize == 2 else 1],
+    }
     for top in tops[x.dtype.kind]:
-        if least >= 0 and most <= top:
+        over = _NEAR * top if real else 0
+        if -over <= least <= most <= top + over:
+            if top == 255 and most < _DIM and (least or most):
+                break
             return top, f"x is {x.dtype} with values up to {most:g}: read as 0..{top}."
     raise InputError(
         f"x: expected pixels of 0..255 (or floats of 0..1), received {x.dtype} of {least:g}..{most:g}. "
-        "Undo the normalisation and store uint8; the model normalises by itself."
+        "Undo the normalisation, scale them so that white is 255, and store uint8; the model normalises by itself."
     )
 
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +22,7 @@ _DARK, _FLAT = 8.0, 2.0
 _FEW_IMAGES = 20  # of a class
 _UNEVEN = 10  # times as many images in the largest class as in the smallest
 _SHOWN = 3  # names in a finding
-_SPLIT_WORD = re.compile(r"(^|[^a-z])(train(ing)?|test(ing)?|val(id(ation)?)?|eval(uation)?|dev)([^a-z]|$)")
-_SYSTEM = re.compile(r"^(@.*|#.*|\$.*|__.*|lost\+found|system volume information|thumbs|thumbnails|\.?ds_store)$")
+_ODD = re.compile(r"[@#$~].+|__.+")
 _UNNAMED = re.compile(r"^(untitled|new)[ _-]*(folder|directory)?[ _-]*\d*$")
 
 
@@ -81,7 +78,7 @@ def check_data(
         data, input_shape, policy, cache, group_pattern, progress: see `load_dataset`.
         seed: of the splits.
     """
-    findings = list(_of_names(Path(data).expanduser()))
+    findings: list[Finding] = []
     try:
         dataset = load_dataset(data, input_shape, policy, cache=cache, group_pattern=group_pattern, progress=progress)
         splits = split(dataset, seed)
@@ -89,59 +86,34 @@ def check_data(
         why = str(error).removeprefix(f"{data}: ").rstrip(".")
         findings.insert(0, Finding("problem", why, "A search would stop with this message."))
         return DataCheck(None, None, tuple(findings))
-    findings += [*_of_counts(dataset), *_of_pixels(dataset), *_of_copies(dataset)]
+    findings += [
+        *_of_notes(dataset),
+        *_of_names(dataset),
+        *_of_counts(dataset),
+        *_of_pixels(dataset),
+        *_of_copies(dataset),
+    ]
     findings += [
         Finding("warning", f"{path} is left out: {why}", "Repair or remove it.") for path, why in dataset.left_out
     ]
     return DataCheck(dataset, splits, tuple(sorted(findings, key=lambda finding: finding.level != "problem")))
 
 
-def _of_names(root: Path) -> Iterator[Finding]:
-    """What the names of a folder's sub-folders say."""
-    if not root.is_dir():
-        return
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = [path.name for path in folders]
-    as_splits = [name for name in names if _SPLIT_WORD.search(name.lower())]
-    if as_splits and not set(map(str.lower, names)) <= {
-        "train",
-        "training",
-        "validation",
-        "valid",
-        "val",
-        "test",
-        "testing",
-    }:
-        yield Finding(
-            "problem",
-            f"{_some(as_splits)} {'look' if len(as_splits) > 1 else 'looks'} like the name of a split, and "
-            f"{'are' if len(as_splits) > 1 else 'is'} taken for a class",
-            "If it is a split, call the folders train, validation and test.",
-        )
-    inside = {path for folder in folders if _SPLIT_WORD.search(folder.name.lower()) for path in folder.iterdir()}
-    classes = sorted({path for path in (*folders, *inside) if path.is_dir() and not path.name.startswith(".")})
-    odd = [path.name for path in classes if _SYSTEM.match(path.name.lower())]
+def _of_notes(dataset: Dataset) -> Iterator[Finding]:
+    """What reading them said."""
+    for note in dataset.notes:
+        if not note.startswith("Files with the same bytes"):  # `_of_copies` finds these and more
+            yield Finding("warning", note.rstrip("."), "Nothing is to be done where that is what you mean.")
+
+
+def _of_names(dataset: Dataset) -> Iterator[Finding]:
+    """What the names of the classes say."""
+    odd = [label for label in dataset.labels if _ODD.fullmatch(label)]
     if odd:
-        yield Finding(
-            "problem", f"{_some(odd)} {'are' if len(odd) > 1 else 'is'} a folder of some program, not a class",
-            "Remove it, or move it out.",
-        )  # fmt: skip
-    unnamed = [path.name for path in classes if _UNNAMED.match(path.name.lower())]
+        yield Finding("warning", f"{_some(odd)} looks like a folder of some program", "Move it out if it is no class.")
+    unnamed = [label for label in dataset.labels if _UNNAMED.match(label.lower())]
     if unnamed:
         yield Finding("warning", f"{_some(unnamed)} was never given a name", "Name it after its class.")
-    same = defaultdict(set)
-    for path in classes:
-        same[unicodedata.normalize("NFC", path.name).casefold()].add(path.name)
-    for alike in same.values():
-        if len(alike) > 1:
-            yield Finding(
-                "problem", f"{_some(sorted(alike))} are names of one class, written in several ways", "Merge them."
-            )
-    empty = [path.name for path in classes if not any(child.is_file() for child in path.rglob("*"))]
-    if empty and not as_splits:
-        yield Finding(
-            "problem", f"{_some(empty)} {'have' if len(empty) > 1 else 'has'} no images", "Add images, or remove it."
-        )
 
 
 def _of_counts(dataset: Dataset) -> Iterator[Finding]:

@@ -10,8 +10,10 @@ import fcntl
 import hashlib
 import json
 import shutil
+import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +25,7 @@ from edgenas.errors import InputError
 from edgenas.evaluation.data.images import InputShape, Policy, check_policy
 from edgenas.files import canonical_json, whole_folder
 
-_VERSION = 1  # of how images are decoded: entries of another version are not used
+_VERSION = 2  # of how images are decoded: entries of another version are not used
 LEAST_IMAGES = 5
 """A class needs as many images as there are splits: train, validation, selection, acceptance, test."""
 
@@ -221,6 +223,27 @@ def check_classes(
                     f"{source}: the class {label!r} has {count} image{'' if count == 1 else 's'}{where}; expected at "
                     f"least {need}, so that every split has one. Add images or remove the class."
                 )
+
+
+def one_name_each(names: Iterable[str], source: str) -> dict[str, str]:
+    """The class that each name stands for: the ways in which Unicode writes the same letters (NFC, NFD) are one.
+
+    Raises:
+        InputError: names that differ in capitals or spaces alone; letters of their own ("a" and "A") may.
+    """
+    labels = {name: unicodedata.normalize("NFC", name) for name in names}
+    alike = defaultdict(set)
+    for label in labels.values():
+        if len(label) > 1:
+            alike[" ".join(label.casefold().split())].add(label)
+    for same in alike.values():
+        if len(same) > 1:
+            first, second = sorted(same)[:2]
+            raise InputError(
+                f"{source}: the names {first!r} and {second!r} differ in capitals or spaces alone. Merge them if they "
+                "are one class, or give one a name of its own."
+            )
+    return labels
 
 
 def hash_of(**arrays: NDArray[Any] | None) -> str:

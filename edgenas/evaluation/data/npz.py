@@ -1,5 +1,6 @@
 """An `.npz` file: x (images), y (classes), optional group and labels."""
 
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgenas.errors import InputError, near
 from edgenas.evaluation.data.arrays import prepare_arrays, value_range
-from edgenas.evaluation.data.dataset import Content, Dataset, Request, cached, check_classes, hash_of
+from edgenas.evaluation.data.dataset import Content, Dataset, Request, cached, check_classes, hash_of, one_name_each
 
 _KEYS = ("x", "y", "group", "labels")
 
@@ -86,13 +87,18 @@ def _classes(arrays: dict[str, NDArray[Any]], source: str) -> tuple[NDArray[np.i
             f"{source}: y: expected one integer or string an image, received {y.dtype} {list(y.shape)}.{hint}"
         )
     if "labels" not in arrays:
+        if y.dtype.kind == "U":
+            known = one_name_each(np.unique(y).tolist(), source)
+            y = np.array([known[name] for name in y.tolist()])
         names, index = np.unique(y, return_inverse=True)
         return index.astype(np.int64), tuple(str(name) for name in names.tolist())
-    labels = tuple(str(label) for label in arrays["labels"].reshape(-1).tolist())
+    given = [str(label) for label in arrays["labels"].reshape(-1).tolist()]
+    labels = tuple(one_name_each(given, source)[label] for label in given)
     if len(set(labels)) != len(labels):
         raise InputError(f"{source}: labels: expected every name once, received {list(labels)}.")
     if y.dtype.kind == "U":
         index_of = {label: number for number, label in enumerate(labels)}
+        y = np.array([unicodedata.normalize("NFC", name) for name in y.tolist()], np.str_)
         unknown = sorted(set(y.tolist()) - set(labels))
         if unknown:
             raise InputError(f"{source}: y holds {unknown[0]!r}, which labels does not. {near(unknown[0], labels)}")

@@ -30,9 +30,9 @@ def load_dataset(
     """Labelled images at the size of a model's input, decoded once into `cache`.
 
     Args:
-        data: a folder with one sub-folder a class, or `train/ validation/ test/` above those (`val` and `valid` too;
-            what is missing is cut from train); an `.npz` with x [N, h, w(, c)], y [N] integers or strings, optional
-            group [N] and labels; `fashion-mnist` or `digits`.
+        data: a folder with one sub-folder a class, or `train/ validation/ test/` above those, or what people call
+            these (`val`, `training_set`, `seg_test`; what is missing is cut from train); an `.npz` with x
+            [N, h, w(, c)], y [N] integers or strings, optional group [N] and labels; `fashion-mnist` or `digits`.
         input_shape: (H, W, C), C = 1 or 3.
         policy: how an image of another size is brought to it.
         cache: where decoded images lie; it may be deleted at any time.
