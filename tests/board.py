@@ -19,6 +19,7 @@ from edgenas.device import Device, Runtime
 from tests.waiting import free_port, really_sleep, until
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+_LOCK = "/tmp/edgenas-device.lock"
 
 
 class Board:
@@ -27,7 +28,7 @@ class Board:
     Args:
         folder: for all its files.
         environment: of its sessions, besides.
-        own_core: it looks like another machine (with a boot id of its own) and is kept on this core.
+        own_core: it looks like another machine (with a boot id and a lock of its own) and is kept on this core.
         cgroup: a memory control group (version 1) that it runs in.
         cable: it is the host at the end of this cable.
     """
@@ -74,6 +75,9 @@ class Board:
         if own_core is not None:
             (folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
             self._hide(folder / "boot_id", "/proc/sys/kernel/random/boot_id")
+            (folder / "lock").touch()
+            Path(_LOCK).touch()
+            self._hide(folder / "lock", _LOCK)
             self._prefix += ["taskset", "-c", str(own_core)]
         if cgroup is not None:
             join = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'

@@ -46,7 +46,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The product's waits are over at once (who polls still lets others work), and a test that sleeps fails."""
+    """The product's waits are over at once (who polls still lets others work), and a test that sleeps fails.
+
+    The lock of this machine is the tests' own.
+    """
     slept_s = 0.0
 
     def sleep(seconds: float) -> None:
@@ -57,6 +60,7 @@ def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         really_sleep(seconds)
 
     monkeypatch.setattr(machine, "sleep", lambda seconds: really_sleep(min(seconds, 0.005)))
+    monkeypatch.setattr(machine, "shared_folder", tempfile.gettempdir)
     monkeypatch.setattr(time, "sleep", sleep)
     yield
     assert slept_s <= _MOST_SLEEP_S, f"the test slept for {slept_s:.1f} s: see tests/waiting.py"

@@ -104,9 +104,10 @@ class Cuts:
         return self._board.device(folder=str(self.work), runtime=runtime, port=port)
 
     def another(self) -> Bundle:
-        """A newer bundle with a model of its own (bytes after the end of a `.tflite` file mean nothing)."""
+        """A newer bundle with a model of its own (bytes between a flatbuffer and the zip behind it mean nothing)."""
         newer = self._rewritten(self._bundle, self._folder)
-        content = newer.model_path.read_bytes() + b"\0" * 100_000 + newer.folder.name.encode()
+        flatbuffer, separator, zipped = newer.model_path.read_bytes().rpartition(b"PK\x03\x04")
+        content = flatbuffer + b"\0" * 100_000 + newer.folder.name.encode() + separator + zipped
         return Bundle.write(
             self._folder / f"{newer.folder.name}-padded",
             newer.manifest,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgenas.deploy.bundle import Samples
+from edgenas.deploy.samples import Samples
 from edgenas.device import Agent, Connection, Device
 from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling.bench import Progress

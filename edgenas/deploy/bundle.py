@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import shutil
 import tempfile
 import zipfile
@@ -10,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy.keys import SigningKey
-from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, write_manifest
+from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, read_small, write_manifest
+from edgenas.deploy.manifest import LARGEST_BYTES as SMALL_BYTES
+from edgenas.deploy.samples import Pieces, Samples, copy_in_pieces, read_samples
+from edgenas.deploy.verification import refuse_mislabelled
 from edgenas.device.agent.signatures import SIGNATURE
 from edgenas.errors import CheckFailedError, EdgeNASError, InputError
 
@@ -27,26 +27,10 @@ FLOAT_MODEL = "model_float32.tflite"  # beside an int8 model, for devices where 
 SUFFIX = ".edgenas"  # of a bundle as one file: a zip of PACKED, nothing compressed
 PACKED = (FILE, SIGNATURE, MODEL, FLOAT_MODEL, LABELS, SAMPLES)
 LARGEST_BYTES = 1 << 30  # that a packed bundle may unpack to
+_SMALL = {FILE, SIGNATURE, LABELS}  # its texts, which are read whole
 UNPACKED = Path(".edgenas") / "bundles"
 # What reading a zip file of somebody else's can fail with.
 _BROKEN_ZIP = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Acceptance images and what the host made of them.
-
-    Attributes:
-        images: uint8 [n, height, width, channels], raw pixels.
-        labels: int64 [n], the true classes.
-        outputs: [n, classes], the raw outputs of `model.tflite` on the host (float32 or uint8).
-        float_outputs: the same of `model_float32.tflite`; None where there is none.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    outputs: npt.NDArray[Any]
-    float_outputs: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +90,8 @@ class Bundle:
         """
         path = self.folder / LABELS
         try:
-            return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
-        except (OSError, UnicodeDecodeError) as error:
+            return tuple(read_small(path).decode().split("\n")[:-1])
+        except (OSError, ValueError) as error:
             raise InputError(f"The labels {path} cannot be read: {error}. Train the bundle again.") from None
 
     @cached_property
@@ -121,20 +105,9 @@ class Bundle:
             return None
         path = self.folder / SAMPLES
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                float_outputs = arrays.get("float_outputs")
-                found = Samples(arrays["images"], arrays["labels"], arrays["outputs"], float_outputs)
-        except (KeyError, *_BROKEN_ZIP) as error:
+            return read_samples(path, self.manifest)
+        except _BROKEN_ZIP as error:
             raise InputError(f"The samples {path} cannot be read: {error}. Train the bundle again.") from None
-        count, shape = len(found.labels), self.manifest.preprocessing.input_shape
-        expected = (count, *shape), (count, self.manifest.architecture.classes)
-        fits = float_outputs is None or float_outputs.shape == found.outputs.shape
-        if count == 0 or (found.images.shape, found.outputs.shape) != expected or not fits:
-            raise InputError(
-                f"The samples {path} do not fit the model: expected images and outputs of {expected}, received "
-                f"{found.images.shape} and {found.outputs.shape}. Train the bundle again."
-            )
-        return found
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -145,9 +118,9 @@ class Bundle:
     def signed_by(self) -> str | None:
         """The id of the key that its signature names (which is checked where it is deployed); None: not signed."""
         try:
-            return str(files.parse_json((self.folder / SIGNATURE).read_bytes())["key"])[:16]
-        except FileNotFoundError:
-            return None
+            if not os.path.lexists(self.folder / SIGNATURE):
+                return None
+            return str(files.parse_json(read_small(self.folder / SIGNATURE))["key"])[:16]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"The signature {self.folder / SIGNATURE} cannot be read: {error!r}.") from None
 
@@ -157,7 +130,7 @@ class Bundle:
 
         Raises:
             InputError: no bundle, or one that cannot be read.
-            CheckFailedError: a file that is not the one that was written.
+            CheckFailedError: a file that is not the one that was written, or not what the manifest says.
         """
         if path.is_file():
             return _load_packed(path)
@@ -181,6 +154,9 @@ class Bundle:
             raise InputError(
                 f"{path / LABELS} names {len(bundle.labels)} classes, the model has {manifest.architecture.classes}."
             )
+        bundle.signed_by  # noqa: B018  raises where it cannot be read: that is not the same as no signature
+        for precision in bundle.precisions:
+            refuse_mislabelled(bundle.model_of(precision), precision, bundle.architecture, len(bundle.labels))
         return bundle
 
     @classmethod
@@ -210,10 +186,7 @@ class Bundle:
                 (beside / FLOAT_MODEL).write_bytes(float_model)
             (beside / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
             if samples is not None:
-                arrays = {"images": samples.images, "labels": samples.labels, "outputs": samples.outputs}
-                if samples.float_outputs is not None:
-                    arrays["float_outputs"] = samples.float_outputs
-                np.savez_compressed(beside / SAMPLES, **arrays)  # type: ignore[arg-type]
+                samples.write(beside / SAMPLES)
             hashes = {path.name: files.sha256(path) for path in sorted(beside.iterdir())}
             write_manifest(beside / FILE, dataclasses.replace(manifest, files=hashes, model_bytes=len(model)))
             if key is not None:
@@ -279,7 +252,7 @@ def unpack(path: Path, folder: Path) -> Path:
     """
     refuse_existing(folder)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with Pieces(path) as file, zipfile.ZipFile(file) as archive:
             found = {info.filename: info for info in archive.infolist()}
             if len(found) != len(archive.infolist()) or not found.keys() <= set(PACKED):
                 raise InputError(f"{path} is no bundle: it holds {', '.join(sorted(found))[:200]!r}.")
@@ -287,9 +260,13 @@ def unpack(path: Path, folder: Path) -> Path:
                 raise InputError(f"{path} is no bundle: it is compressed in a way that no bundle is.")
             if sum(info.file_size for info in found.values()) > LARGEST_BYTES:
                 raise InputError(f"{path} unpacks to more than {LARGEST_BYTES >> 20} MB: that is no bundle.")
+            for name in _SMALL & found.keys():
+                if found[name].file_size > SMALL_BYTES:
+                    raise InputError(f"{path} is no bundle: its {name} is larger than {SMALL_BYTES >> 20} MB.")
             with files.whole_folder(folder) as beside:
-                for name in found:
-                    (beside / name).write_bytes(archive.read(name))
+                for name, info in found.items():
+                    with archive.open(info) as content:
+                        copy_in_pieces(content, beside / name, info.file_size)
     except _BROKEN_ZIP as error:
         raise InputError(f"The bundle {path} cannot be read: {error}.") from None
     return folder

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import edgenas.files as files
 from edgenas.device import Device, connect, open_agent
 from edgenas.device.agent.signatures import key_id, signed_part
+from edgenas.device.agent.store import entries
 from edgenas.errors import DeviceError, InputError, near
 
 DEFAULT = "default"  # the key that signs unless another one is named
@@ -144,8 +145,15 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
 
 
 def key_names() -> list[str]:
-    """The names of the user's own keys, sorted."""
-    return sorted(path.stem for path in _folder().glob("*.pub"))
+    """The names of the user's own keys, sorted.
+
+    Raises:
+        InputError: they cannot be read: that is not the same as none, and nothing is left unsigned for it.
+    """
+    try:
+        return sorted(path.stem for path in entries(_folder()) if path.suffix == ".pub")
+    except OSError as error:
+        raise InputError(f"Your keys in {_folder()} cannot be read: {error}. Make it a folder of yours.") from None
 
 
 def default_key() -> SigningKey | None:

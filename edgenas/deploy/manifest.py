@@ -13,6 +13,7 @@ from edgenas.latency.table import Identity
 
 FORMAT = 6
 FILE = "manifest.json"
+LARGEST_BYTES = 4 << 20  # of a manifest, and of labels: 20,000 classes take less
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,20 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     files.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def read_small(path: Path, most_bytes: int = LARGEST_BYTES) -> bytes:
+    """The content of a file that is small: of one that is not, no more is read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes >> 10} kB")
+    return content
+
+
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a bundle.
 
@@ -196,7 +211,7 @@ def read_manifest(path: Path) -> Manifest:
         CheckFailedError: changed since it was written.
     """
     try:
-        content = files.parse_json(path.read_bytes())
+        content = files.parse_json(read_small(path))
         checksum = content.pop("checksum")
     except FileNotFoundError:
         raise InputError(

@@ -22,15 +22,22 @@ _MARGIN_KB = 1024
 _PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RELEASE = re.compile(r"[1-9][0-9]{0,17}")
-_LIST = 'cd "$1" 2>/dev/null || exit 0; for m in *; do [ -d "$m/releases" ] && printf "%s\\n" "$m"; done; exit 0'
+# What cannot be entered or read is not taken for absent.
+_LIST = """
+[ -e "$1" ] || [ -L "$1" ] || exit 0
+cd "$1" || exit 1
+for m in *; do [ -d "$m/releases" ] && printf '%s\\n' "$m"; done
+exit 0
+"""
 _STATE = """
-cd "$1" 2>/dev/null || exit 0
+[ -e "$1" ] || [ -L "$1" ] || exit 0
+cd "$1" || exit 1
 echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
 echo "current $(readlink current 2>/dev/null || head -n 1 current 2>/dev/null)"
 for r in releases/*; do [ -d "$r" ] && echo "release ${r##*/}"; done
 echo history
-cat history.jsonl 2>/dev/null
-exit 0
+[ -e history.jsonl ] || [ -L history.jsonl ] || exit 0
+cat history.jsonl
 """
 _STAGE = """
 mkdir -p "$1" && cd "$1" && rm -rf .staging current_?????? && mkdir .staging && df -Pk . | {

@@ -12,7 +12,7 @@ from edgenas.deploy.promise import Measured, Promise
 from edgenas.deploy.shipped import Check, Shipped
 from edgenas.device import Device
 from edgenas.device.agent.signatures import SIGNATURE
-from edgenas.errors import CheckFailedError, EdgeNASError, UnreachableError
+from edgenas.errors import CheckFailedError, EdgeNASError, InputError, UnreachableError
 from edgenas.files import sha256
 from edgenas.latency.profiling.bench import Progress
 from edgenas.latency.table import LatencyTable
@@ -33,6 +33,15 @@ def threads_of(bundle: Bundle, table: LatencyTable | None) -> int:
         return table.identity.threads
     used = bundle.manifest.table
     return 1 if used is None else used.identity.threads
+
+
+def refuse_threads(device: Device, threads: int, cores: int) -> None:
+    """Raise `InputError` for more threads than the device has cores: they only disturb each other."""
+    if threads > cores:
+        raise InputError(
+            f"{device.name}: the latency table asks for {threads} threads an inference, and the device has {cores} "
+            "cores. Nothing was sent. Profile the device with fewer, and search with that table."
+        )
 
 
 class Shipment(abc.ABC):

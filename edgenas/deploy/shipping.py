@@ -13,7 +13,7 @@ from edgenas.deploy.pausing import Pause, paused
 from edgenas.deploy.phones import ship_to_phone
 from edgenas.deploy.promise import measure_in_place, promise, room_beside
 from edgenas.deploy.releases import releases_on
-from edgenas.deploy.shipment import Shipment, upload_s
+from edgenas.deploy.shipment import Shipment, refuse_threads, threads_of, upload_s
 from edgenas.deploy.shipped import Shipped
 from edgenas.device import Agent, Connection, Device, connect, open_agent
 from edgenas.errors import CheckFailedError, DeviceError, InputError
@@ -57,7 +57,7 @@ def ship(
             other answers than on the host, slower or larger than its limits, a promise that is required and not kept,
             or a bundle that rests on a simulated table. The old model stays live.
         DeviceError: unreachable, or the link broke. The old model stays live.
-        InputError: a bad name, or a table of another device, precision or runtime.
+        InputError: a bad name, a table of another device, precision or runtime, or of more threads than it has cores.
     """
     check_name("model", name)
     _refuse_simulated(bundle, table)
@@ -77,6 +77,7 @@ def ship(
     refuse_app(device, to_app)
     with connect(device) as connection, open_agent(connection) as agent:
         agent.runtime_version(device.runtime.package)
+        refuse_threads(device, threads_of(bundle, table), agent.info.cores)
         # Nobody else is measuring or shipping there: what is live before stays so, what is cleared up is our own.
         agent.lock()
         return _BoardShipment(bundle, precision, name, table, connection, agent, progress).run(

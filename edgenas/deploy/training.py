@@ -17,7 +17,7 @@ import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy import gates
 from edgenas.deploy.answers import Answers, answers_path
-from edgenas.deploy.bundle import Bundle, Samples, refuse_existing
+from edgenas.deploy.bundle import Bundle, refuse_existing
 from edgenas.deploy.describing import described
 from edgenas.deploy.keys import SigningKey
 from edgenas.deploy.manifest import (
@@ -32,6 +32,7 @@ from edgenas.deploy.manifest import (
     new_release,
 )
 from edgenas.deploy.quantising import Files, Material, make_files, outputs, right
+from edgenas.deploy.samples import Samples
 from edgenas.errors import CheckFailedError, InputError
 from edgenas.evaluation.curve import Curve
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval

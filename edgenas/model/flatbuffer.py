@@ -15,6 +15,8 @@ from edgenas.errors import InputError
 # A table by the numbers of its fields, a vector of tables or of floats, a string, a byte (an int).
 Value = Mapping[int, "Value"] | Sequence["Value"] | str | float
 _HEADER_BYTES = 8  # where the root is, and the identifier
+# Many may share one place: a small file can list more than there is memory for.
+_MOST_TABLES, _MOST_NUMBERS = 10_000, 256
 
 
 def build(root: Value, identifier: bytes) -> bytes:
@@ -118,12 +120,12 @@ class Table:
 
     def tables(self, slot: int) -> "list[Table]":
         """A vector of tables."""
-        start, length = self._vector(slot, 4)
+        start, length = self._vector(slot, 4, _MOST_TABLES)
         return [Table(self.content, self._follow(start + 4 * index)) for index in range(length)]
 
     def numbers(self, slot: int, form: str) -> tuple[float, ...]:
         """A vector of numbers of four bytes; `form` is `struct`'s letter."""
-        start, length = self._vector(slot, 4)
+        start, length = self._vector(slot, 4, _MOST_NUMBERS)
         return struct.unpack_from(f"<{length}{form}", self.content, start)
 
     def data(self, slot: int) -> bytes:
@@ -138,12 +140,14 @@ class Table:
         except UnicodeDecodeError:
             raise InputError(f"Expected text in a flatbuffer, received {self.data(slot)[:40]!r}.") from None
 
-    def _vector(self, slot: int, element_bytes: int) -> tuple[int, int]:
+    def _vector(self, slot: int, element_bytes: int, most: int | None = None) -> tuple[int, int]:
         """Where its first element is, and how many there are."""
         at = self.target(slot)
         if at is None:
             return 0, 0
         length = self._number("I", at)
+        if most is not None and length > most:
+            raise InputError(f"The flatbuffer is damaged: expected at most {most} entries in a list, it has {length}.")
         self._within(at + 4, element_bytes * length)
         return at + 4, length
 

@@ -23,6 +23,7 @@ ENTRY = "TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
 PARSER_VERSION = "1.0.0"  # of the schema that first had all the fields used here
 HIGHEST_PIXEL = 255.0
+_LARGEST_ZIP_BYTES = 4 << 20
 _MODEL_KIND, _METADATA_KIND = b"TFL3", b"M001"
 _ALIGNMENT = 16  # of what buffers hold (schema.fbs); runtimes read weights where they lie
 
@@ -251,6 +252,19 @@ def _with_file(content: bytes, name: str, text: str) -> bytes:
     return whole.getvalue()
 
 
+class _Pieces(io.BytesIO):
+    """A model, of whose zip no more is read at once than labels take: what it says of its own size is not believed."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As any file, but for its bound."""
+        content = super().read(
+            _LARGEST_ZIP_BYTES + 1 if size is None or size < 0 else min(size, _LARGEST_ZIP_BYTES + 1)
+        )
+        if len(content) > _LARGEST_ZIP_BYTES:
+            raise ValueError(f"the zip behind it has more than {_LARGEST_ZIP_BYTES >> 20} MB")
+        return content
+
+
 def _normalization(given: Table) -> tuple[float, float]:
     """(mean, std) of the input."""
     for unit in given.tables(_TensorMeta.PROCESS_UNITS):
@@ -282,7 +296,7 @@ def _labels(content: bytes, wanted: Table) -> tuple[str, ...]:
     if not names:
         raise InputError("The model's metadata name no file of labels.")
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(_Pieces(content)) as archive:
             info = archive.getinfo(names[0])
             if info.compress_type != zipfile.ZIP_STORED:
                 raise InputError(f"{names[0]} in the model is compressed; Android reads it uncompressed only.")

@@ -7,6 +7,7 @@ would have proposed; and nothing that breaks a limit, or is known already, ever 
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,12 +72,18 @@ class TrialReport:
 
 
 class StoredStudy:
-    """What a study has found, as it lies on disk."""
+    """What a study has found, as it lies on disk. Looking at it makes nothing.
+
+    Raises:
+        InputError: its database is not there, or holds another study.
+    """
+
+    _may_create = False
 
     def __init__(self, name: str) -> None:
         self.folder = study_folder(name)
         self.ledger = Ledger(self.folder / "ledger.jsonl")
-        self._stored = open_storage(self.folder, name)
+        self._stored = open_storage(self.folder, name, self._may_create)
 
     @property
     def front(self) -> Front:
@@ -100,7 +107,12 @@ class Study(StoredStudy):
         settings: what is searched for.
         space: where.
         free: its free objectives and limits.
+
+    Raises:
+        InputError: it has had trials, and its database is not there, or holds another study.
     """
+
+    _may_create = True
 
     def __init__(self, settings: Settings, space: MobileSpace, free: FreeObjectives) -> None:
         super().__init__(settings.study)
@@ -261,19 +273,45 @@ class Study(StoredStudy):
             )
 
 
-def open_storage(folder: Path, name: str) -> "optuna.Study":
-    """The Optuna study of a folder, in SQLite; made where there is none."""
+def open_storage(folder: Path, name: str, create: bool = False) -> "optuna.Study":
+    """The Optuna study of a folder, in SQLite.
+
+    Args:
+        create: make it where there is none.
+
+    Raises:
+        InputError: networks were tried, and it is not there: its database was lost, or the folder was renamed.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = folder / "study.db"
+    remedy = f"Put it back from a copy, or begin anew: edgenas study remove {name}, then edgenas search"
+    if os.path.lexists(path) and not path.is_file():
+        raise InputError(f"The database {path} of the study {name!r} is no file. {remedy}.")
+    directions, tried = list(OBJECTIVES.values()), _was_tried(folder)
+    if not path.is_file() or path.stat().st_size == 0:
+        if tried:
+            raise InputError(f"The study {name!r} has lost its database: {path} is not there, or empty. {remedy}.")
+        if not create:
+            return optuna.create_study(study_name=name, directions=directions)  # in memory: there is nothing yet
     folder.mkdir(parents=True, exist_ok=True)
     with foreign_errors():
-        return optuna.create_study(
-            storage=f"sqlite:///{folder / 'study.db'}",
-            study_name=name,
-            directions=list(OBJECTIVES.values()),
-            load_if_exists=True,
-        )
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", skip_table_creation=not create)
+        known = optuna.get_all_study_names(storage)
+        if name in known:
+            return optuna.load_study(study_name=name, storage=storage)
+        if known or tried or not create:
+            raise InputError(
+                f"The database {path} holds {' and '.join(map(repr, known)) or 'no study'}, not the study {name!r}. "
+                + (f"Was the folder renamed? Call it studies/{known[0]} again." if known else f"{remedy}.")
+            )
+        return optuna.create_study(storage=storage, study_name=name, directions=directions)
+
+
+def _was_tried(folder: Path) -> bool:
+    """Whether a study has had networks, whatever its database says."""
+    return bool(Ledger(folder / "ledger.jsonl").entries("trial")) or (folder / "bundles").is_dir()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import edgenas.files as files
 from edgenas.deploy import Bundle
 from edgenas.strategy import Settings
 from edgenas.strategy.settings import begin
+from edgenas.strategy.study import open_storage
 from tests.made import BUNDLE
 from tests.terminal import Terminal
 
@@ -20,6 +21,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """With a study that has found nothing yet."""
     monkeypatch.chdir(tmp_path)
     begin(Settings(study="night", data="digits", device="board", table="t", space="tiny", input_shape=(8, 8, 1)))
+    open_storage(tmp_path / "studies" / "night", "night", create=True)
     (tmp_path / "studies" / "night" / "bundles" / "b1").mkdir(parents=True)
     (tmp_path / "studies" / "night" / "bundles" / "b1" / "model.tflite").write_bytes(b"x" * 1000)
     return Terminal(tmp_path)

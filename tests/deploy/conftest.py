@@ -80,8 +80,9 @@ def rewritten() -> Callable[..., Bundle]:
 
 @pytest.fixture(scope="session")
 def big_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Bundle:
-    """The same network, 1.2 MB (bytes after the end of a `.tflite` file mean nothing)."""
-    content = bundle.model_path.read_bytes() + bytes(1_200_000)
+    """The same network, 1.2 MB (bytes between a flatbuffer and the zip behind it mean nothing)."""
+    flatbuffer, separator, zipped = bundle.model_path.read_bytes().rpartition(b"PK\x03\x04")
+    content = flatbuffer + bytes(1_200_000) + separator + zipped
     manifest = dataclasses.replace(bundle.manifest, release=bundle.manifest.release + 1_000_000)
     return Bundle.write(tmp_path_factory.mktemp("big") / "b1", manifest, content, bundle.labels, bundle.samples)
 

@@ -5,7 +5,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from click.testing import CliRunner
@@ -167,15 +167,15 @@ def test_another_process_may_unpack_it_first(bundle: Bundle, tmp_path: Path, mon
         before.setattr("edgenas.deploy.bundle.unpack", lambda path, to: unpack(path, unpack(path, to)))
         assert Bundle.load(packed).manifest == bundle.manifest
     shutil.rmtree(folder)
-    read, others = zipfile.ZipFile.read, []
+    read, others = zipfile.ZipFile.open, []
 
-    def read_slowly(archive: zipfile.ZipFile, name: str) -> bytes:  # while this one is at it
+    def read_slowly(archive: zipfile.ZipFile, info: Any, *more: Any, **named: Any) -> IO[bytes]:  # meanwhile
         if not others:
-            others.append(name)
+            others.append(info)
             unpack(packed, folder)
-        return read(archive, name)
+        return read(archive, info, *more, **named)
 
-    monkeypatch.setattr(zipfile.ZipFile, "read", read_slowly)
+    monkeypatch.setattr(zipfile.ZipFile, "open", read_slowly)
     assert Bundle.load(packed).manifest == bundle.manifest
     assert others and [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing is left beside it"
 

@@ -43,7 +43,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Callabl
     """A bundle of SMALL whose labels are HOSTILE."""
 
     def make(precision: Precision) -> Bundle:
-        metadata = Metadata("n", "d", "v", "a", "i", HOSTILE, "grayscale")
+        metadata = Metadata("n", "d", SMALL.id, "a", "i", HOSTILE, "grayscale")
         plain = made.INT8 if precision == "int8" else made.FLOAT32
         content = add_metadata(plain.read_bytes(), metadata)
         manifest = dataclasses.replace(bundle.manifest, precision=precision)

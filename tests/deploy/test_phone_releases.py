@@ -267,3 +267,28 @@ def test_what_a_phone_says_of_its_releases_leads_nowhere(phone: Pocket, said: st
     assert state.releases == (1,)
     assert all(type(event["release"]) is int for event in state.events)
     assert canaries(phone) == []
+
+
+def test_models_that_cannot_be_entered_are_not_none(phone: Pocket, releases: PhoneReleases, tmp_path: Path) -> None:
+    models = root(phone, releases)
+    assert (releases.names(), releases.state("net").live) == ([], None), "there is nothing yet"
+    put(releases, 10, tmp_path)
+    (models / "net").rename(models / "aside")
+    (models / "net").touch()
+    with pytest.raises(DeviceError, match="its shell refused"):
+        releases.state("net")
+    models.rename(models.parent / "aside")
+    models.symlink_to("nowhere")
+    with pytest.raises(DeviceError, match="its shell refused"):
+        releases.names()
+
+
+def test_a_history_that_cannot_be_read_is_not_none(phone: Pocket, releases: PhoneReleases, tmp_path: Path) -> None:
+    """An older release would be no replay."""
+    put(releases, 10, tmp_path)
+    history = root(phone, releases) / "net" / "history.jsonl"
+    history.unlink()
+    assert releases.state("net").events == ()
+    history.symlink_to("nowhere")
+    with pytest.raises(DeviceError, match="its shell refused"):
+        releases.state("net")

@@ -139,6 +139,18 @@ def test_it_is_measured_with_as_many_threads(
     assert inside.params_of("single")[-1]["threads"] == 3, "as it was shipped"
 
 
+def test_a_manifest_does_not_set_a_board_s_threads(
+    local: Device, inside: Inside, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    """There are 4 cores."""
+    for threads in (5, 1500):
+        table = TableUsed("t", "measured", dataclasses.replace(IDENTITY, threads=threads))
+        used = rewritten(bundle, tmp_path, table=table)
+        with pytest.raises(InputError, match=f"asks for {threads} threads an inference, and the device has 4 cores"):
+            ship(used, local, "digits")
+    assert not inside.params_of("prepare"), "nothing was sent"
+
+
 def test_more_threads_than_its_cores_are_refused(local: Device, inside: Inside, bundle: Bundle) -> None:
     agent = cast(Agent, SimpleNamespace(device=dataclasses.replace(local, runtime=dataclasses.replace(
         local.runtime, cores=(0,)))))  # fmt: skip

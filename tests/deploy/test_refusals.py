@@ -13,7 +13,16 @@ import pytest
 import edgenas.files as files
 from edgenas.deploy import Bundle, deployed, rollback, ship
 from edgenas.deploy.bundle import sign
-from edgenas.deploy.keys import PublicKey, SigningKey, create_key, distrust_key, trust_key, trusted_keys
+from edgenas.deploy.keys import (
+    PublicKey,
+    SigningKey,
+    create_key,
+    default_key,
+    distrust_key,
+    key_names,
+    trust_key,
+    trusted_keys,
+)
 from edgenas.device import Device
 from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
 from tests.deploy.inside import Inside
@@ -227,3 +236,24 @@ def test_a_key_whose_making_was_cut_is_made_by_the_same_call(
     assert SigningKey.load().public == public == PublicKey.load("default")
     with pytest.raises(InputError, match="There is a key 'default' already"):
         create_key()
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [Path.touch, _dangling])
+def test_keys_of_ours_that_cannot_be_read_are_not_none(
+    keys: Keys, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """What is signed otherwise would go out unsigned."""
+    assert default_key() is None
+    public = keys().public
+    found = default_key()
+    assert found is not None and (key_names(), found.public) == (["default"], public)
+    folder = tmp_path / "config" / "edgenas" / "keys"
+    folder.rename(tmp_path / "aside")
+    make(folder)
+    for ask in (key_names, default_key):
+        with pytest.raises(InputError, match=r"Your keys in .*keys cannot be read: .*Make it a folder of yours"):
+            ask()

@@ -138,6 +138,7 @@ def test_what_is_no_model_is_one_error_and_the_agent_goes_on(local: Connection, 
 @needs_profiler
 def test_threads_no_gpu_and_a_model_that_kills_its_process(local: Connection, monkeypatch: pytest.MonkeyPatch):
     good = str(made.path_of("k3_relu6", "int8"))
+    cores = os.cpu_count() or 1
     seen: dict[str, Any] = {}
 
     def look_and_kill(line: dict[str, Any]) -> None:
@@ -153,9 +154,9 @@ def test_threads_no_gpu_and_a_model_that_kills_its_process(local: Connection, mo
     with open_agent(local) as agent:
         assert agent.info.pid
         with pytest.raises(CheckFailedError, match=r"does not run under LiteRT's profiler: its process was .*SIGILL"):
-            agent.call("kernels", model=good, runs=10**9, threads=4, on_progress=look_and_kill)
+            agent.call("kernels", model=good, runs=10**9, threads=cores, on_progress=look_and_kill)
         assert agent.call("status")["memory_available_kb"] > 0
-    assert seen["threads"] == 4
+    assert seen["threads"] == cores
     assert "libLiteRt.so" in seen["libraries"]
     assert "Gpu" not in seen["libraries"]
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from edgenas.device import Agent, Connection, open_agent, session
-from edgenas.device.agent import locking
+from edgenas.device.agent import locking, machine
 from edgenas.device.agent.context import Context, OperationError
+from edgenas.device.agent.machine import shared_folder  # the real one: it is replaced in every test
 from edgenas.errors import DeviceError
 from tests.device.conftest import gone
 from tests.device.scripted import Says
@@ -47,9 +48,10 @@ class Lab:
         self.stdin: Any = SimpleNamespace(descriptor=self.reader, heard_at=self.s)
         clock = {"time": lambda: self.s, "strftime": lambda form, at: "2026-01-02T03:04:05Z", "gmtime": lambda: None}
         for name, stand_in in {
-            "machine": SimpleNamespace(monotonic_s=lambda: self.s, sleep=self._sleep),
+            "machine": SimpleNamespace(
+                monotonic_s=lambda: self.s, sleep=self._sleep, shared_folder=lambda: str(folder)
+            ),
             "time": SimpleNamespace(**clock),
-            "tempfile": SimpleNamespace(gettempdir=lambda: str(folder)),
             "signal": SimpleNamespace(
                 SIGALRM=signal.SIGALRM, ITIMER_REAL=signal.ITIMER_REAL, signal=self._handle,
                 setitimer=lambda *timer: self.timers.append(timer),
@@ -245,6 +247,30 @@ def test_the_host_beats_six_times_a_lease_until_it_closes(local: Connection, mon
     assert (waited, says.heard[1:]) == ([2.0] * 4, [""] * 3)
     agent.lock()
     assert len(waited) == 4, "one heart"
+
+
+@pytest.mark.parametrize("tmpdir", ["/nowhere", "own"])
+def test_sessions_with_another_tmpdir_meet_at_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmpdir: str
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / tmpdir))
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert shared_folder() == "/tmp"
+
+
+def test_the_lock_lies_where_every_user_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever asks, root included: all must find the same folder."""
+    names = [str(tmp_path / name) for name in ("none", "mine", "fixed", "ours")]
+    monkeypatch.setattr(machine, "_EVERYBODYS", names)
+    monkeypatch.setattr(tempfile, "tempdir", "/fallback")
+    really = os.statvfs
+    fixed = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(os, "statvfs", lambda path: fixed if path.endswith("fixed") else really(path))
+    for name, mode, found in (("mine", 0o755, "/fallback"), ("fixed", 0o777, "/fallback"), ("ours", 0o1777, names[3])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+        assert shared_folder() == found
 
 
 @pytest.fixture

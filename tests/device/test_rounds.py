@@ -1,6 +1,7 @@
 """The rounds of the agent, with models whose times are scripted: each gate that makes a table honest."""
 
 import functools
+import os
 from typing import Any
 
 import pytest
@@ -227,8 +228,11 @@ class Bench:
         monkeypatch.setattr(rounds, "memory_kb", lambda: (1 << 30, self._left_kb))
         monkeypatch.setattr(rounds, "Model", self._load)
         monkeypatch.setattr(rounds, "in_child", self._child)
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
-    def _child(self, stdin: Any, work: Any, plan: dict[str, Any], batch: list[int], progress: Any = None) -> Any:
+    def _child(
+        self, stdin: Any, work: Any, plan: dict[str, Any], batch: list[int], progress: Any = None, **_: Any
+    ) -> Any:
         self._left_kb = self.memory_kb
         self.batches.append([plan["models"][index] for index in batch])
         if (reason := self.dies([plan["reference"], *self.batches[-1]])) is not None:
@@ -288,6 +292,29 @@ def test_what_does_not_fit_in_memory_is_measured_after(monkeypatch: pytest.Monke
     bench.memory_kb, bench.batches = 1, []
     bench.measure("a", "b")
     assert bench.batches == [["a", "b"], ["b"]], "one at least, however little there is"
+
+
+def test_a_model_that_the_others_left_no_memory_for_is_measured_after(monkeypatch: pytest.MonkeyPatch):
+    """Where a process is held to its part; what fails alone has failed."""
+    bench = Bench(monkeypatch)
+    monkeypatch.setattr(rounds.bounding, "left_kb", lambda: 1 << 30)
+    loaded: list[str] = []
+
+    def load(runtime: str, path: str, threads: int, seed: int) -> Visited:
+        if path == "reference":
+            loaded.clear()
+        elif path == "bad" or (path == "large" and loaded):
+            raise MemoryError
+        else:
+            loaded.append(path)
+        return really(runtime, path, threads, seed)
+
+    really = bench._load
+    monkeypatch.setattr(rounds, "Model", load)
+    answer = bench.measure("a", "large", "b", "bad", "c")
+    assert [model is None for model in answer["models"]] == [False, False, False, True, False]
+    assert answer["failed"] == {3: "invalid model: "}
+    assert bench.batches == [["a", "large", "b", "bad", "c"], ["large", "b", "bad", "c"], ["bad", "c"]]
 
 
 def test_a_model_that_kills_its_process_is_found_by_halves(monkeypatch: pytest.MonkeyPatch):

@@ -133,7 +133,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies are kept for the test alone: SQLite would take most of its time."""
     studies: dict[str, optuna.Study] = {}
 
-    def open_storage(folder: Path, name: str) -> optuna.Study:
+    def open_storage(folder: Path, name: str, create: bool = False) -> optuna.Study:
         if name not in studies:
             studies[name] = optuna.create_study(study_name=name, directions=list(study.OBJECTIVES.values()))
         return studies[name]

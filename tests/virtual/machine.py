@@ -97,6 +97,13 @@ def rss_kb(key: str) -> int:
     return int(_kept_kb) + (20_000 if key == "VmHWM" else 19_000)
 
 
+def shared_folder() -> str:
+    """The tests' own: other tests of this machine, and other work, do not lock theirs."""
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
 def cost_us(operators, tensors) -> float:  # type: ignore[no-untyped-def]
     """What the operators of a model take: as long as their kind, what they write, and what they multiply, ask for."""
     shapes = {tensor["index"]: [int(size) for size in tensor["shape"]] for tensor in tensors}

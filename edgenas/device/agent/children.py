@@ -12,9 +12,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import machine
+from . import bounding, machine
 
 _PR_SET_PDEATHSIG = 1
+# How a program ends that is given no more memory and does not look.
+_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 
 
 class Hangup(Exception):  # noqa: N818 - not an error: the host has gone
@@ -63,11 +65,15 @@ def in_child(
     work: Callable[..., Any],
     *arguments: Any,
     progress: Callable[..., None] | None = None,
+    most_kb: int = 0,
 ) -> Any:
     """What `work(report, *arguments)` returns, run in a forked child; `report(**values)` reaches `progress`.
 
+    The child dies before anything else where the device's memory is used up. With `most_kb` it gets no more memory than
+    that: work on what is foreign.
+
     Raises:
-        Died: a signal ended the child.
+        Died: a signal ended the child, or it was given no more memory.
         RuntimeError: `work` raised; the text says what.
         Hangup: the host went away meanwhile (the child is killed).
     """
@@ -76,7 +82,7 @@ def in_child(
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _child(reader, writer, parent, work, arguments)
+        _child(reader, writer, parent, most_kb, work, arguments)
     os.close(writer)
     answer = None
     status = None
@@ -96,14 +102,19 @@ def in_child(
     if answer is None:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
-            raise Died(f"killed by {signal.Signals(number).name}", number == signal.SIGKILL)
+            told = bounding.bound_told(most_kb) if number in _OF_MEMORY else ""
+            raise Died(f"killed by {signal.Signals(number).name}{told}", number == signal.SIGKILL)
         raise Died(f"ended with exit code {os.WEXITSTATUS(status)}", False)
+    if "out_of_memory" in answer:
+        raise Died(f"refused more memory{bounding.bound_told(most_kb)}", True)
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return answer["result"]
 
 
-def _child(reader: int, writer: int, parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _child(
+    reader: int, writer: int, parent: int, most_kb: int, work: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     """The child's whole life; it never returns."""
     try:
         if sys.platform == "linux":
@@ -119,9 +130,12 @@ def _child(reader: int, writer: int, parent: int, work: Callable[..., Any], argu
             while data:
                 data = data[os.write(writer, data) :]
 
+        bounding.bind_memory(most_kb)
         try:
             result = work(lambda **values: write({"progress": values}), *arguments)
             write({"result": result})
+        except MemoryError:
+            write({"out_of_memory": True})
         except BaseException as error:  # noqa: BLE001 - the parent is told
             traceback.print_exc()
             cause = error.__cause__ or error

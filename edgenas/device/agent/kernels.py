@@ -16,10 +16,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import machine
+from . import bounding, machine
 from .children import Died, in_child
 from .context import Context, OperationError
-from .running import bind
+from .inspection import memory_kb
+from .running import bind, refuse_threads
 
 _PACKAGE, _MODULE, _LIBRARY = "ai-edge-litert", "ai_edge_litert", "libLiteRt.so"
 _CHECKED = ("2.1.6", "2.2.0", "2.3.0")
@@ -42,6 +43,7 @@ def kernels(
     reports whole microseconds, rounded down. `total_us` is their sum; the profiler's own cost lies between them.
     """
     version, library = _find(runtime)
+    refuse_threads(threads)
     if runs < 1:
         raise OperationError("failed", f"at least 1 run is needed, not {runs}")
     begun: list[int] = []
@@ -51,7 +53,10 @@ def kernels(
         context.progress(**values)
 
     try:
-        answer = in_child(context.stdin, _profile, library, model, runs, threads, cores, progress=progress)
+        most_kb = bounding.share_kb(memory_kb()[0])
+        answer = in_child(
+            context.stdin, _profile, library, model, runs, threads, cores, progress=progress, most_kb=most_kb
+        )
     except (Died, RuntimeError) as error:
         reason = f"its process was {error.reason}" if isinstance(error, Died) else str(error)
         if not begun:

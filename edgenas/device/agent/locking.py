@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ def lock(context: Context, who: str, lease_s: float) -> dict[str, Any]:
     From now on this agent ends when its host was not heard for `lease_s`; a holder whose host is silent is waited for.
 
     The lock is the system's own (`flock`): it is gone when its holder is, however that ended. It is one for the whole
-    device, whatever the work folder, so it lies where every user can reach it.
+    device, whatever the work folder and TMPDIR, so it lies where every user and session can reach it.
     """
     if _held:
         return {"held": True}
-    path = Path(tempfile.gettempdir()) / "edgenas-device.lock"
+    path = Path(machine.shared_folder()) / "edgenas-device.lock"
     descriptor = _open(path)
     deadline = machine.monotonic_s() + lease_s
     while not _taken(descriptor):

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _MODEL = "model.tflite"
 NEEDED = (_MODEL, "labels.txt")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LARGEST_NUMBER = 10**18
+_MOST_BYTES = 4 << 20  # of a manifest; the host's limit is the same
 _numbers = itertools.count()
 
 
@@ -170,7 +172,7 @@ def verify(context: Context, name: str) -> dict[str, Any]:
 def deployed(context: Context) -> list[dict[str, Any]]:
     """What is live on this device, model by model."""
     found = []
-    for model in sorted(context.models.iterdir()) if context.models.is_dir() else []:
+    for model in filter(Path.is_dir, store.entries(context.models)):
         here = live(model)
         if here is None:
             continue
@@ -192,6 +194,13 @@ def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any
 
     Samples that the manifest names may be missing: they do not stay on devices.
     """
+    inside = store.entries(folder)
+    for path in inside:
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):  # a link can lead to something else tomorrow
+            raise OperationError("hash_mismatch", f"{path.name!r} in release {release} is no file of its own")
+        if path.name in (MANIFEST, SIGNATURE) and about.st_size > _MOST_BYTES:
+            raise OperationError("hash_mismatch", f"{path.name} of release {release} has {about.st_size} bytes")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         hashes = {str(name): str(sha) for name, sha in manifest["files"].items()}
@@ -201,7 +210,7 @@ def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any
     signed_by = check_signature(context, folder)
     if number != release:
         raise OperationError("hash_mismatch", f"{MANIFEST} is of release {number!r}, expected {release}")
-    present = {path.name for path in folder.iterdir()} - {MANIFEST, SIGNATURE}
+    present = {path.name for path in inside} - {MANIFEST, SIGNATURE}
     for missing in sorted(set(NEEDED) - (present & set(hashes))):
         raise OperationError("hash_mismatch", f"{missing} is missing in release {release}")
     for odd in sorted(present - set(hashes)):

@@ -12,11 +12,11 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from . import machine
+from . import bounding, machine
 from .children import Died, in_child
 from .context import Context, OperationError
 from .inspection import memory_kb
-from .running import Model, bind, import_runtime
+from .running import Model, bind, import_runtime, refuse_threads
 
 _SPARE_KB = 64 * 1024  # left free on the device while a batch is loaded
 _VISIT_US = 200  # a visit lasts this long or more
@@ -56,6 +56,7 @@ def measure(
     `failed` (index -> reason). `reference_us` holds the reference's visits; `visits`, `interrupted` and `drifted` count
     the visits tried, and those that were dropped because the process lost its core or the reference had moved.
     """
+    refuse_threads(threads)
     import_runtime(context, runtime)
     plan = {
         "models": models, "reference": reference, "visits": visits, "threads": threads, "runtime": runtime,
@@ -69,7 +70,14 @@ def measure(
     while batches:
         batch = batches.pop()
         try:
-            done = in_child(context.stdin, _measure_batch, plan, batch, progress=context.progress)
+            done = in_child(
+                context.stdin,
+                _measure_batch,
+                plan,
+                batch,
+                progress=context.progress,
+                most_kb=bounding.share_kb(memory_kb()[0]),
+            )
         except Died as death:
             if not reference_is_fine:
                 _try_reference(context, plan)
@@ -94,7 +102,7 @@ def measure(
 
 def _try_reference(context: Context, plan: dict[str, Any]) -> None:
     try:
-        in_child(context.stdin, _measure_batch, dict(plan, visits=0), [])
+        in_child(context.stdin, _measure_batch, dict(plan, visits=0), [], most_kb=bounding.share_kb(memory_kb()[0]))
     except (Died, RuntimeError) as error:
         raise OperationError("bad_reference", f"the reference model cannot be measured: {error}") from None
 
@@ -113,12 +121,15 @@ def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: lis
     failed: dict[int, str] = {}
     left: list[int] = []
     for position, index in enumerate(batch):
-        if loaded and 0 < memory_kb()[1] < _SPARE_KB:
+        if loaded and _is_full():
             left = batch[position:]
             break
         try:
             loaded[index] = load(index, plan["models"][index], _VISIT_US)
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            if loaded and bounding.left_kb() is not None:  # the others may have taken what this one needs
+                left = batch[position:]
+                break
             failed[index] = f"invalid model: {error}"
     rounds = _Rounds(plan, reference, loaded)
     rounds.run(report)
@@ -138,6 +149,13 @@ def _measure_batch(report: Callable[..., None], plan: dict[str, Any], batch: lis
         "results": results, "failed": failed, "left": left, "reference_us": rounds.reference_us,
         "visits": rounds.visits, "interrupted": rounds.interrupted, "drifted": rounds.drifted,
     }  # fmt: skip
+
+
+def _is_full() -> bool:
+    """Whether the next model waits for another batch: little memory is left, or little of this process' part."""
+    total_kb, free_kb = memory_kb()
+    left_kb = bounding.left_kb()
+    return 0 < free_kb < _SPARE_KB or (left_kb is not None and left_kb < bounding.share_kb(total_kb) // 2)
 
 
 class _Rounds:

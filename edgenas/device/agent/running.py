@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from . import machine
+from . import bounding, machine
 from .children import Died, in_child
 from .context import Context, OperationError
-from .inspection import RUNTIMES
+from .inspection import RUNTIMES, memory_kb
 
 _WARM = 3
 _MOST_REPEATS = 200
@@ -41,6 +41,7 @@ def single(
     share of the time that it was `away` from its cores; `reference_us`; `peak_rss_growth_kb`; the tensors that go in
     and out.
     """
+    refuse_threads(threads)
     import_runtime(context, runtime)
     plan: dict[str, Any] = {
         "model": model, "runs": runs, "warmup": warmup, "threads": threads, "runtime": runtime, "cores": cores,
@@ -58,19 +59,29 @@ def infer(
     runtime: str = "ai-edge-litert",
 ) -> dict[str, Any]:
     """Run a model on every row of a `.npy` file, and write its raw outputs as another."""
+    refuse_threads(threads)
     import_runtime(context, runtime)
     return _one(context, _infer, model, inputs, outputs, threads, runtime)
 
 
 def _one(context: Context, work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     try:
-        answer: dict[str, Any] = in_child(context.stdin, work, *arguments, progress=context.progress)
+        answer: dict[str, Any] = in_child(
+            context.stdin, work, *arguments, progress=context.progress, most_kb=bounding.share_kb(memory_kb()[0])
+        )
         return answer
     except Died as death:
         kind = "out_of_memory" if death.out_of_memory else "model_crashed"
         raise OperationError(kind, f"the model's process was {death.reason}") from None
     except RuntimeError as error:
         raise OperationError("bad_model", str(error)) from None
+
+
+def refuse_threads(threads: int) -> None:
+    """Raise for more threads than the device has cores: they only disturb each other, and each takes memory."""
+    cores = os.cpu_count() or 1
+    if type(threads) is not int or not 1 <= threads <= cores:
+        raise OperationError("bad_command", f"expected 1 to {cores} threads, as many as it has cores, not {threads!r}")
 
 
 def import_runtime(context: Context, runtime: str) -> None:
@@ -92,14 +103,23 @@ def import_runtime(context: Context, runtime: str) -> None:
     _imported[runtime] = load()
 
 
+def _interpreter(runtime: str, path: str, threads: int) -> Any:
+    """A model with its tensors made."""
+    interpreter = _imported[runtime].Interpreter(model_path=path, num_threads=threads)
+    try:
+        interpreter.allocate_tensors()
+    except RuntimeError as error:  # the runtime does not say whether it lacked memory
+        raise RuntimeError(f"{error}{bounding.bound_told()}") from None
+    return interpreter
+
+
 class Model:
     """A loaded model with random inputs set, and what its loading and its first inference took."""
 
     def __init__(self, runtime: str, path: str, threads: int, seed: int) -> None:
         before_kb = machine.anonymous_kb()
         start = machine.now_us()
-        self.interpreter = _imported[runtime].Interpreter(model_path=path, num_threads=threads)
-        self.interpreter.allocate_tensors()
+        self.interpreter = _interpreter(runtime, path, threads)
         self.load_us = machine.now_us() - start
         self.fill(seed)
         start = machine.now_us()
@@ -217,8 +237,7 @@ def _infer(
     import numpy
 
     rows = numpy.load(inputs, allow_pickle=False)
-    interpreter = _imported[runtime].Interpreter(model_path=path, num_threads=threads)
-    interpreter.allocate_tensors()
+    interpreter = _interpreter(runtime, path, threads)
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     taken = [int(size) for size in entry["shape"][1:]]
     if list(rows.shape[1:]) != taken:

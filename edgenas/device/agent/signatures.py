@@ -16,7 +16,7 @@ from typing import Any
 
 from .children import Died, in_child
 from .context import Context, OperationError
-from .store import make_folder, sync
+from .store import entries, make_folder, sync
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -32,6 +32,7 @@ def trust_key(context: Context, key: str) -> dict[str, Any]:
     """From now on, take only what this key (32 bytes in hex) or another trusted one has signed."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise OperationError("bad_key", "that is no Ed25519 public key of 32 bytes in hex")
+    trusted_keys(context)
     _try_cryptography(context)
     folder = _folder(context)
     make_folder(folder)
@@ -66,11 +67,21 @@ def list_keys(context: Context) -> dict[str, Any]:
 
 
 def trusted_keys(context: Context) -> dict[str, bytes]:
-    """The keys that are trusted, by id; a file that is none stops everything: it is not left out in silence."""
+    """The keys that are trusted, by id.
+
+    What cannot be read is not taken for absent, which would open the device to whatever comes: it stops everything.
+    """
     keys = {}
-    folder = _folder(context)
-    for path in sorted(folder.glob("*.pub")) if folder.is_dir() else []:
-        text = path.read_text(errors="replace").strip()
+    try:
+        found = {path: path.read_text(errors="replace").strip() for path in entries(_folder(context)) if _is_key(path)}
+    except OSError as error:
+        raise OperationError(
+            "bad_key",
+            f"the keys that this device trusts cannot be read ({error.strerror}: {error.filename}), so it takes "
+            f"nothing. Make {_folder(context)} a folder that this user can read, with the keys in it; or remove it "
+            "there, and trust the keys anew: edgenas key trust",
+        ) from None
+    for path, text in found.items():
         if not _KEY.fullmatch(text) or key_id(bytes.fromhex(text)) != path.stem:
             raise OperationError("bad_key", f"{path} on the device is not the key it is named after")
         keys[path.stem] = bytes.fromhex(text)
@@ -135,6 +146,11 @@ def _try_cryptography(context: Context) -> None:
         raise OperationError(
             "no_cryptography", f"this device cannot check signatures: the package cryptography does not work: {error}"
         ) from None
+
+
+def _is_key(path: Path) -> bool:
+    """By its name; the beginning of one that was cut is none."""
+    return path.suffix == ".pub" and not path.name.startswith(".")
 
 
 def _folder(context: Context) -> Path:

@@ -19,6 +19,34 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MARGIN_BYTES = 1 << 20
 
 
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; nothing where there is no such folder.
+
+    Raises:
+        OSError: something lies there that cannot be listed: a file, a link that leads nowhere, a folder of others. That
+            is not the same as nothing.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        if is_there(folder):
+            raise
+        return []
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, a link that leads nowhere as well.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def want(context: Context, files: dict[str, int], spare_bytes: int = 0) -> dict[str, Any]:
     """Make room for files, SHA-256 -> size in bytes, and `spare_bytes` besides.
 
@@ -89,8 +117,7 @@ def sweep(context: Context, wanted: set[str]) -> None:
 
 
 def _unused(context: Context) -> list[Path]:
-    folder = _folder(context)
-    found = list(folder.iterdir()) if folder.is_dir() else []
+    found = entries(_folder(context))
     return [path for path in found if path.suffix == ".part" or path.stat().st_nlink == 1]
 
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 
 from . import machine
 from .context import OperationError
-from .store import sync
+from .store import entries, is_there, sync
 
 _LOCK_S = 20
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_LINK = re.compile(f"releases/({_NUMBER.pattern})")
 
 
 @contextlib.contextmanager
@@ -42,17 +45,34 @@ def one_at_a_time(model: Path) -> Iterator[None]:
 
 
 def live(model: Path) -> int | None:
-    """The release that is live; None: none is."""
-    try:
-        return int(os.readlink(model / "current").rpartition("/")[2])  # noqa: PTH115
-    except (OSError, ValueError):
+    """The release that is live; None: none is.
+
+    Raises:
+        OperationError: what is called `current` is no link to one of the model's own releases.
+    """
+    link = model / "current"
+    if not is_there(link):
         return None
+    try:
+        leads_to = os.readlink(link)  # noqa: PTH115
+    except OSError as error:
+        leads_to = f"nowhere: {error.strerror}"
+    match = _LINK.fullmatch(leads_to)
+    inside = not any(
+        path.is_symlink() for path in (model / "releases", model / "releases" / leads_to.rpartition("/")[2])
+    )
+    if match is None or not inside:
+        raise OperationError(
+            "hash_mismatch",
+            f"{link} is no link to one of its releases (it leads to {leads_to[:200]!r}): EdgeNAS did not make it so. "
+            "Remove it there, and ship again",
+        )
+    return int(match[1])
 
 
 def on_disk(model: Path) -> list[int]:
     """The releases that lie there, live or not."""
-    releases = model / "releases"
-    return [int(path.name) for path in releases.iterdir() if path.name.isdigit()] if releases.is_dir() else []
+    return [int(path.name) for path in entries(model / "releases") if _NUMBER.fullmatch(path.name)]
 
 
 def were_live(model: Path) -> set[int]:
@@ -97,7 +117,7 @@ def history(model: Path) -> list[dict[str, Any]]:
 def note(model: Path, event: str, release: int, **more: Any) -> None:
     """Write down what happened, whole or not at all."""
     path = model / "history.jsonl"
-    size = path.stat().st_size if path.is_file() else 0
+    size = path.stat().st_size if is_there(path) else 0
     torn = size and not path.read_bytes().endswith(b"\n")
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = json.dumps({"event": event, "release": release, "at": at, **more}) + "\n"
@@ -140,10 +160,14 @@ def unheard(model: Path) -> dict[str, Any] | None:
 
 
 def _events(model: Path) -> list[dict[str, Any]]:
-    """What happened; a last line torn by a power cut is left out."""
+    """What happened; a last line torn by a power cut is left out.
+
+    Raises:
+        OSError: it cannot be read: then nobody knows which releases would be replays.
+    """
     events = []
     path = model / "history.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+    for line in path.read_text(errors="replace").splitlines() if is_there(path) else []:
         try:
             event = json.loads(line)
             if isinstance(event["release"], int) and event["event"] in ("activate", "rollback", "heard"):
