@@ -185,6 +185,20 @@ class Board:
         self.stop()
 
 
+def ssh_with_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's SSH configuration of the test's own: what `ssh` finds here reads it. It is empty yet."""
+    ssh = shutil.which("ssh")
+    if ssh is None:
+        pytest.skip("needs OpenSSH's client")
+    config = folder / "ssh_config"
+    config.touch()
+    (folder / "bin").mkdir()
+    (folder / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F {config} "$@"\n')
+    (folder / "bin" / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    return config
+
+
 class Proxy:
     """A TCP link to a board that can be cut or fall silent, at once or after so many bytes to the board."""
 

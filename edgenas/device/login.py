@@ -1,4 +1,4 @@
-"""From a device's URL to a logged-in SSH transport: the user's ~/.ssh/config, the pinned host key, keys and passwords.
+"""From a target to a logged-in SSH transport: the way there, the pinned host key, keys and passwords.
 
 The host key is checked before anything secret is sent. A password or passphrase is asked for on the terminal and
 forgotten; a jump host is reached by the user's own `ssh`, with the user's own trust in it.
@@ -7,100 +7,28 @@ forgotten; a jump host is reached by the user's own `ssh`, with the user's own t
 import contextlib
 import getpass
 import logging
-import os
-import pwd
-import re
-import shlex
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import paramiko
+from paramiko.ssh_exception import IncompatiblePeer
 
 from edgenas.device.device import Device, fingerprint
-from edgenas.errors import DeviceError, InputError, UnreachableError
+from edgenas.device.identities import Offer, find_identities, unlock
+from edgenas.device.target import Target
+from edgenas.errors import DeviceError, UnreachableError
 
 CONNECT_S = 10.0
 _LAST_WORDS_S = 5.0  # a proxy that failed has ended, or is about to
-_DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 # What to offer a server so that it shows the pinned key rather than another of its keys.
 _ALGORITHMS = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 
 # paramiko would print tracebacks of broken links to stderr; what goes wrong is said by DeviceError.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True)
-class Target:
-    """Whom to log in to, after ~/.ssh/config has spoken."""
-
-    host: str
-    port: int
-    user: str
-    identity_files: tuple[Path, ...]
-    agent: bool  # whether keys of the SSH agent are tried
-    command: str | None  # the ProxyCommand that carries the connection
-
-
-def resolve(device: Device) -> Target:
-    """The device's URL read with ~/.ssh/config: HostName, User, Port, IdentityFile, ProxyJump, ProxyCommand."""
-    address = device.address
-    path = Path.home() / ".ssh" / "config"
-    try:
-        config = paramiko.SSHConfig.from_text("\n".join(_lines(path)))
-        options: dict[str, Any] = dict(config.lookup(address.host))
-    except (OSError, UnicodeDecodeError, paramiko.SSHException, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
-    host = str(options["hostname"])
-    port = address.port or int(options.get("port", 22))
-    user = address.user or options.get("user") or getpass.getuser()
-    if device.identity_file:
-        files = [Path(device.identity_file).expanduser()]
-        if not files[0].is_file():
-            raise InputError(f"{device.name}: identity_file {device.identity_file!r} does not exist.")
-    else:
-        named = options.get("identityfile", [str(Path.home() / ".ssh" / name) for name in _DEFAULT_KEYS])
-        files = [path for path in (Path(name).expanduser() for name in named) if path.is_file()]
-    command = options.get("proxycommand")
-    jump = options.get("proxyjump", "none")
-    if command is None and jump.lower() != "none":
-        command = _jump_command(jump, host, port)
-    only_files = str(options.get("identitiesonly", "no")).lower() == "yes"
-    return Target(host, port, user, tuple(files), not only_files, command)
-
-
-def _lines(path: Path, depth: int = 0) -> Iterator[str]:
-    """The lines of an SSH config file with its Includes in place."""
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        include = re.match(r"\s*include[\s=]+(.+)", line, re.IGNORECASE)
-        if include is None:
-            yield line
-        elif depth < 16:
-            for pattern in shlex.split(include[1]):
-                full = Path(pattern).expanduser()
-                folder = Path(full.anchor) if full.is_absolute() else Path.home() / ".ssh"
-                for found in sorted(folder.glob(str(full.relative_to(full.anchor)))):
-                    yield from _lines(found, depth + 1)
-
-
-def _jump_command(jump: str, host: str, port: int) -> str:
-    """The ProxyCommand that OpenSSH itself makes of a ProxyJump."""
-    *before, last = [hop.strip() for hop in jump.split(",")]
-    argv = ["ssh"]
-    if Path.home() != Path(pwd.getpwuid(os.getuid()).pw_dir):  # ssh itself does not look at $HOME
-        argv += ["-F", str(Path.home() / ".ssh" / "config")]
-    if before:
-        argv += ["-J", ",".join(before)]
-    destination = last if last.startswith("ssh://") else f"ssh://{last}"
-    return shlex.join([*argv, "-W", f"[{host}]:{port}", "--", destination])
 
 
 class Wire:
@@ -109,7 +37,7 @@ class Wire:
     def __init__(self, device: Device, target: Target) -> None:
         self.heard_at = time.monotonic()
         self._process: subprocess.Popen[bytes] | None = None
-        if target.command is not None:
+        if target.command:
             self._socket = self._through(target.command)
             return
         try:
@@ -177,6 +105,12 @@ def handshake(device: Device, target: Target, wire: Wire) -> paramiko.Transport:
                 security.key_types = (*first, *offered)
         transport.start_client(timeout=CONNECT_S)
         return transport
+    except IncompatiblePeer as error:
+        wire.close()
+        raise DeviceError(
+            f"{device.name}: {target.host} port {target.port} speaks SSH, but paramiko, EdgeNAS's SSH client, lacks "
+            f"what it asks for: {error}. {_what_paramiko_has(transport, str(error))}"
+        ) from None
     except (paramiko.SSHException, EOFError, OSError) as error:
         complaint = wire.complaint()
         wire.close()
@@ -184,6 +118,21 @@ def handshake(device: Device, target: Target, wire: Wire) -> paramiko.Transport:
             f"{device.name}: {target.host} port {target.port} answers, but not as an SSH server: "
             f"{str(error) or 'the connection was closed'}{complaint}."
         ) from None
+
+
+def _what_paramiko_has(transport: paramiko.Transport, error: str) -> str:
+    """The remedy for a server that shares no algorithm of a kind."""
+    security = transport.get_security_options()
+    kinds = (
+        ("kex", "KexAlgorithms", security.kex),
+        ("host key", "HostKey", security.key_types),
+        ("ciphers", "Ciphers", security.ciphers),
+        ("macs", "MACs", security.digests),
+    )
+    for word, option, names in kinds:
+        if word in error:
+            return f"Allow one of these in its sshd_config ({option}): {', '.join(names)}."
+    return ""
 
 
 def key_line(transport: paramiko.Transport) -> str:
@@ -209,29 +158,24 @@ def check_host_key(device: Device, transport: paramiko.Transport) -> None:
 
 
 def authenticate(device: Device, target: Target, transport: paramiko.Transport) -> None:
-    """Log in with the keys of the files, of the SSH agent, or a password asked for on the terminal.
+    """Log in as OpenSSH does: with nothing, keys of the SSH agent and of files, a password asked for on the terminal.
 
     Raises:
         DeviceError: the server takes none of them.
     """
+    taken = _methods(transport, target.user)
+    if transport.is_authenticated():
+        return
     tried: list[str] = []
-    locked: list[Path] = []
-    for label, key in _keys(target, locked):
-        tried.append(label)
-        if _offer(transport, target.user, key):
+    if not taken or "publickey" in taken:
+        if _with_keys(device, target, transport, tried):
             return
-        if not transport.is_active():  # OpenSSH does so after MaxAuthTries of them, 6 unless told otherwise
-            raise DeviceError(
-                f"{device.name} closed the connection at the login of {target.user!r}, after {len(tried)} of your "
-                f"keys: {', '.join(tried)}. Name the right one as identity_file in the device's file, or in "
-                "~/.ssh/config with IdentitiesOnly yes."
-            )
-    for path in locked:
-        tried.append(f"{path} (locked by a passphrase)")
-        unlocked = _unlock(device, path)
-        if unlocked is not None and _offer(transport, target.user, unlocked):
-            return
-    if _takes_passwords(transport, target.user) and sys.stdin.isatty():
+        taken = set()
+        with contextlib.suppress(paramiko.SSHException):  # which a server that has seen enough keys may have closed
+            taken = _methods(transport, target.user)  # after a key, a password may be asked for on top
+    else:
+        tried.append(f"no key, for it takes only {', '.join(sorted(taken))}")
+    if {"password", "keyboard-interactive"} & taken and sys.stdin.isatty():
         tried.append("a password")
         with contextlib.suppress(paramiko.AuthenticationException):
             transport.auth_password(target.user, getpass.getpass(f"Password of {target.user} on {device.name}: "))
@@ -244,47 +188,58 @@ def authenticate(device: Device, target: Target, transport: paramiko.Transport) 
     )
 
 
-def _keys(target: Target, locked: list[Path]) -> Iterator[tuple[str, paramiko.PKey]]:
-    """The keys to offer, in order; files that need a passphrase are noted in `locked` for later."""
-    for path in target.identity_files:
-        try:
-            yield str(path), paramiko.PKey.from_path(path)
-        except TypeError:  # what `cryptography` raises for a key with a passphrase
-            locked.append(path)
-        except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
-            raise InputError(f"{path} is not a private key that can be used: {error}.") from None
-    if target.agent and os.environ.get("SSH_AUTH_SOCK"):
-        with contextlib.suppress(paramiko.SSHException):
-            for key in paramiko.Agent().get_keys():
-                yield f"the SSH agent's {key.comment or key.get_name()}", key
+def _with_keys(device: Device, target: Target, transport: paramiko.Transport, tried: list[str]) -> bool:
+    """Whether one of the keys lets in; what came of each is noted in `tried`."""
+    found = find_identities(target)
+    for offer in found.offers:
+        tried.append(offer.label)
+        if _offer(transport, target.user, offer):
+            return True
+        if not transport.is_active():  # OpenSSH does so after MaxAuthTries of them, 6 unless told otherwise
+            raise DeviceError(
+                f"{device.name} closed the connection at the login of {target.user!r}, after {len(tried)} of your "
+                f"keys: {', '.join(tried)}. Name the right one as identity_file in the device's file, or in "
+                "~/.ssh/config with IdentitiesOnly yes."
+            )
+    tried += found.unusable
+    for path in found.locked:
+        if not sys.stdin.isatty():
+            tried.append(
+                f"{path} (needs its passphrase, and there is no terminal to ask for it: load it into the SSH agent "
+                "with ssh-add)"
+            )
+            continue
+        key = unlock(path, getpass.getpass(f"Passphrase of {path}: "))
+        if key is None:
+            tried.append(f"{path} (that is not the passphrase)")
+            continue
+        offer = Offer(str(path), key)
+        tried.append(offer.label)
+        if any(_offer(transport, target.user, each) for each in (*found.certified(offer), offer)):
+            return True
+    return False
 
 
-def _offer(transport: paramiko.Transport, user: str, key: paramiko.PKey) -> bool:
+def _offer(transport: paramiko.Transport, user: str, offer: Offer) -> bool:
+    extensions: dict[str, bytes] = transport.server_extensions  # type: ignore[attr-defined]
+    known = extensions.get("server-sig-algs", b"").decode(errors="replace")
+    if "rsa" in offer.key.get_name() and known and "rsa-sha2-" not in known:
+        return False  # paramiko would end the connection
+    offer.key.public_blob = offer.certificate
     try:
-        transport.auth_publickey(user, key)
-    except paramiko.AuthenticationException:
+        transport.auth_publickey(user, offer.key)
+    except paramiko.SSHException:  # the connection may be gone: the caller looks
         return False
-    return transport.is_authenticated()  # not so when the server wants a password on top
+    return transport.is_authenticated()  # not so when the server wants more on top
 
 
-def _unlock(device: Device, path: Path) -> paramiko.PKey | None:
-    if not sys.stdin.isatty():
-        raise DeviceError(
-            f"{device.name}: the key {path} needs its passphrase, and there is no terminal to ask for it. "
-            "Load it into the SSH agent first: ssh-add."
-        )
-    try:
-        passphrase = getpass.getpass(f"Passphrase of {path}: ").encode()
-        return paramiko.PKey.from_path(path, passphrase)  # type: ignore[arg-type]  # it fails on the str it asks for
-    except (ValueError, paramiko.SSHException):
-        raise DeviceError(f"{device.name}: that is not the passphrase of {path}.") from None
-
-
-def _takes_passwords(transport: paramiko.Transport, user: str) -> bool:
+def _methods(transport: paramiko.Transport, user: str) -> set[str]:
+    """How the server would let the user in. Some boards do at once, for asking."""
     try:
         transport.auth_none(user)
     except paramiko.BadAuthenticationType as error:
-        return bool({"password", "keyboard-interactive"} & set(error.allowed_types))
-    except paramiko.SSHException:
-        return False
-    return False
+        return set(error.allowed_types)
+    except paramiko.AuthenticationException:
+        if not transport.is_active():
+            raise
+    return set()

@@ -27,7 +27,8 @@ from edgenas.device.connection import (
     whole_file,
 )
 from edgenas.device.device import Device, fingerprint
-from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line, resolve
+from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line
+from edgenas.device.target import resolve
 from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
 
 _PING_S = 4.0

@@ -1,9 +1,8 @@
-"""Who is let in, and who is trusted: host keys, users' keys, ~/.ssh/config."""
+"""Who is let in, and who is trusted: host keys, users' keys, jump hosts. Set-ups of OpenSSH's: test_ssh_setups.py."""
 
 import dataclasses
 import os
 import pty
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from edgenas.device import Device, connect, fetch_host_key, fingerprint, trust
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError
-from tests.board import Board
+from tests.board import Board, ssh_with_config
 from tests.waiting import free_port, until
 
 
@@ -87,19 +86,17 @@ def test_a_wrong_key_is_refused_and_named(board: Board, monkeypatch: pytest.Monk
 
 
 def test_a_server_that_hangs_up_after_too_many_keys_is_not_called_unreachable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
     with Board(tmp_path / "own") as board:
         board.stop()
-        with (board.folder / "sshd_config").open("a") as config:
-            config.write("MaxAuthTries 2\n")
+        with (board.folder / "sshd_config").open("a") as server:
+            server.write("MaxAuthTries 2\n")
         board.start()
         wrong = [board.make_key(f"wrong{number}") for number in range(4)]
-        (tmp_path / "me" / ".ssh").mkdir(parents=True)
         lines = ["Host 127.0.0.1", *(f"IdentityFile {path}" for path in [*wrong, board.user_key])]
-        (tmp_path / "me" / ".ssh" / "config").write_text("\n".join(lines) + "\n")
+        config.write_text("\n".join(lines) + "\n")
         device = dataclasses.replace(board.device(), identity_file=None)
         with pytest.raises(
             DeviceError, match=r"closed the connection at the login .*wrong1.* IdentitiesOnly"
@@ -109,11 +106,12 @@ def test_a_server_that_hangs_up_after_too_many_keys_is_not_called_unreachable(
         assert _run(board.device()) == "in"
 
 
-def test_identity_files_that_are_none(board: Board, tmp_path: Path):
+def test_identity_files_that_are_none(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     with pytest.raises(InputError, match="'/nowhere/id' does not exist"):
         _run(dataclasses.replace(board.device(), identity_file="/nowhere/id"))
     (tmp_path / "id").write_text("no key")
-    with pytest.raises(InputError, match="not a private key"):
+    with pytest.raises(DeviceError, match=r"refuses the login.*id \(not a private key"):
         _run(dataclasses.replace(board.device(), identity_file=str(tmp_path / "id")))
 
 
@@ -214,15 +212,14 @@ def _typed(question: str, answer: str) -> str:
 
 @pytest.fixture
 def config(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ~/.ssh/config of the test's own that knows the board as `tiny` (through an Include)."""
-    folder = tmp_path / "me" / ".ssh"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    (folder / "boards").write_text(
+    """A user's SSH configuration that knows the board as `tiny` (through an Include)."""
+    boards = tmp_path / "boards"
+    boards.write_text(
         f"Host tiny\n  HostName 127.0.0.1\n  Port {board.port}\n  User {board.user}\n  IdentityFile {board.user_key}\n"
     )
-    (folder / "config").write_text("Include boards\n")
-    return folder / "config"
+    path = ssh_with_config(tmp_path, monkeypatch)
+    path.write_text(f"Include {boards}\n")
+    return path
 
 
 @pytest.mark.usefixtures("no_names")
@@ -246,15 +243,15 @@ def test_proxy_command_carries_the_connection(board: Board, config: Path, tmp_pa
         "        if not data: sys.exit()\n"
         "        os.write(1, data) if ready != 0 else link.sendall(data)\n"
     )
-    config.write_text(f"Host tiny\n  ProxyCommand {sys.executable} {relay} %h %p\nInclude boards\n")
+    config.write_text(f"Host tiny\n  ProxyCommand {sys.executable} {relay} %h %p\nInclude {config.parent}/boards\n")
     assert _run(Device("tiny", "ssh://tiny", board.host_key_line)) == "in"
     assert sign.exists()
-    config.write_text("Host tiny\n  ProxyCommand sh -c 'echo no way through >&2; exit 1'\nInclude boards\n")
+    refusing = "ProxyCommand sh -c 'echo no way through >&2; exit 1'"
+    config.write_text(f"Host tiny\n  {refusing}\nInclude {config.parent}/boards\n")
     with pytest.raises(DeviceError, match="the proxy said: no way through"):
         _run(Device("tiny", "ssh://tiny", board.host_key_line))
 
 
-@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's client")
 def test_proxy_jump_goes_through_the_user_s_own_ssh(board: Board, config: Path, tmp_path: Path):
     with Board(tmp_path / "gate") as gate:
         known = config.parent / "known"
