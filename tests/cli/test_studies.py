@@ -10,7 +10,7 @@ from PIL import Image
 import edgenas.files as files
 from edgenas.deploy import Bundle
 from edgenas.strategy import Settings
-from edgenas.strategy.settings import begin
+from edgenas.strategy.settings import begin, remove_study
 from edgenas.strategy.study import open_storage
 from tests.made import BUNDLE
 from tests.terminal import Terminal
@@ -47,6 +47,23 @@ def test_a_study_is_removed_when_it_is_meant(user: Terminal, tmp_path: Path) -> 
     assert not (tmp_path / "studies" / "night").exists()
     assert user.types("study", "remove", "night").returncode == 2
     assert "no study here yet" in user.types("study", "list").stdout
+
+
+def test_a_removal_that_is_broken_off_can_be_gone_on_with(
+    user: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings, by which a study is known, go last."""
+
+    def broken(path: Path, *_: object, **__: object) -> None:
+        raise OSError(f"{path} is busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", broken)
+        with pytest.raises(OSError, match="is busy"):
+            remove_study("night")
+    assert (tmp_path / "studies" / "night" / "study.toml").is_file()
+    assert remove_study("night") > 0
+    assert not (tmp_path / "studies" / "night").exists()
 
 
 def test_a_table_of_the_user_s_is_removed(user: Terminal, tmp_path: Path) -> None:

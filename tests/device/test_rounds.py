@@ -341,3 +341,8 @@ def test_a_reference_that_cannot_be_measured_is_named(monkeypatch: pytest.Monkey
     with pytest.raises(OperationError, match="the reference model cannot be measured: ") as caught:
         bench.measure("a", reference=reference)
     assert caught.value.kind == "bad_reference"
+
+
+def test_the_median_of_an_even_number_lies_between_the_two_in_the_middle() -> None:
+    assert rounds._median([4.0, 1.0, 3.0, 2.0]) == 2.5
+    assert rounds._median([3.0, 1.0, 2.0]) == 2.0

@@ -194,3 +194,9 @@ def test_a_manifest_of_any_size_is_not_read(here: Agent, local: Connection, tmp_
     with pytest.raises(CheckFailedError, match=r"manifest\.json of release 10 has 4194\d+ bytes"):
         send(here, local, tmp_path, "net", 10, files)
     assert digest(b"one") in {path.name for path in Path(local.folder, "blobs").iterdir()}
+
+
+def test_a_model_of_which_nothing_is_live_is_not_listed(here: Agent, local: Connection, tmp_path: Path):
+    ship(here, local, tmp_path, 10, "one")
+    Path(local.folder, "models", "begun").mkdir()
+    assert [shown["name"] for shown in here.call("deployed")] == ["net"]

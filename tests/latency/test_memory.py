@@ -167,3 +167,9 @@ def test_a_process_grows_by_what_xnnpack_packs() -> None:
     # 96 channels: XNNPACK has kernels for 9 and 25 taps; 49 are packed in tiles of 128 weights for one.
     assert growths[1] - growths[0] < 30
     assert growths[2] - growths[1] > 96 * 49 * 128 / 1024
+
+
+def test_what_the_runtime_takes_on_another_device_is_added_as_it_is() -> None:
+    network = [Architecture.parse(SMALLEST)]
+    (nothing,), (more,) = (peak_rss_growth_kb(network, "int8", runtime_kb) for runtime_kb in (0.0, 1234.5))
+    assert more - nothing == pytest.approx(1234.5)
