@@ -225,6 +225,19 @@ def test_the_largest_and_the_smallest_drawn_by_hand_say_how_long_and_are_not_tra
 
 
 @in_memory
+def test_the_time_left_counts_what_the_first_networks_took(make_study: MakeStudy) -> None:
+    """They were evaluated before the first trial, and are not again."""
+
+    class Slow(Learner):
+        def evaluate(self, candidates: Any, steps: int) -> list[Evaluated]:
+            return [dataclasses.replace(found, seconds=60.0) for found in super().evaluate(candidates, steps)]
+
+    reports: list[study.TrialReport] = []
+    make_study(trials=4).run(Slow(lambda _: 256), reports.append)
+    assert [report.left_s for report in reports] == [180, 120, 60, 0]
+
+
+@in_memory
 def test_one_network_says_how_long_where_none_is_drawn_by_hand(make_study: MakeStudy) -> None:
     made = make_study(trials=1)
     evaluator = Learner(lambda _: 512)
