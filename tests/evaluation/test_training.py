@@ -1,6 +1,8 @@
 """The training loop, a few steps on a tiny network: the same for a seed, also after a break; each setting counts."""
 
 import dataclasses
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from edgenas.evaluation.training import (
     rate_at,
     train,
 )
+from edgenas.model import keras_on_tensorflow
 
 TINY = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu6 head_c8_relu6 dense_n10")
 RECIPE = Recipe(batch_size=16, learning_rate=0.02, augment="none")
@@ -256,8 +259,39 @@ def test_each_step_has_its_own_rate(digits: Dataset, few: np.ndarray, monkeypatc
     trainer.begin(1)
     trainer.finish(few, 7, 1)
     assert asked == [(step, 7, 0.012) for step in range(7)], "the highest is the recipe's for so many images"
-    assert float(trainer._optimizer.learning_rate.numpy()) == pytest.approx(0.25 / 7)
     asked.clear()
     for _ in trainer.rounds(few, range(3), None, 1):
         pass
     assert asked == [(step, None, 0.012) for step in range(3)]
+    weights = [each.numpy() for each in trainer.model.trainable_variables]
+    monkeypatch.setattr(training, "rate_at", lambda *_: 0.0)
+    trainer.finish(few, 3, 1)
+    assert all((each.numpy() == before).all()
+               for each, before in zip(trainer.model.trainable_variables, weights, strict=True))  # fmt: skip
+
+
+def test_a_step_is_that_of_keras_adamw_and_its_graph_is_freed(digits: Dataset, few: np.ndarray) -> None:
+    """`AdamW.apply` gives the same weights, but keeps the graph of each network that it has trained."""
+    keras = keras_on_tensorflow()
+    import tensorflow as tf
+
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.3, label_smoothing=0.0)
+    trainer = Trainer.of(TINY, digits, recipe)
+    trainer.begin(1)
+    model = keras.models.clone_model(trainer.model)
+    model.set_weights(trainer.model.get_weights())
+    adamw = keras.optimizers.AdamW(0.01, weight_decay=0.3, beta_2=training.SQUARES)
+    adamw.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    loss_of = keras.losses.CategoricalCrossentropy(from_logits=True)
+    images, labels = digits.x[few[:8]].astype(np.float32), np.eye(10, dtype=np.float32)[digits.y[few[:8]]]
+    for _ in range(3):
+        trainer._step(images, labels, np.float32(0.01), np.float32(0.9))
+        with tf.GradientTape() as tape:
+            loss = loss_of(labels, model(images, training=True))
+        adamw.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+    for own, theirs in zip(trainer.model.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(own, theirs, rtol=1e-4, atol=1e-5)
+    graph = weakref.ref(trainer._step.get_concrete_function(images, labels, np.float32(0.01), np.float32(0.9)).graph)
+    del trainer
+    gc.collect()
+    assert graph() is None
