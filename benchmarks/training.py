@@ -10,6 +10,7 @@ JSON; it resumes, and `--only SET` runs one.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import shutil
 import sys
@@ -28,19 +29,22 @@ from edgenas.deploy.quantising import Material
 from edgenas.evaluation.data import Dataset, Splits, split
 from edgenas.evaluation.recipe import Recipe
 from edgenas.evaluation.stopping import find_stop
-from edgenas.evaluation.training import Indices, predict, prepare_tensorflow, train
+from edgenas.evaluation.training import Indices, predict, train
+from edgenas.evaluation.workers import InThisProcess, Processes, Told
 from edgenas.ledger import Ledger
 from edgenas.model import build_model, keras_on_tensorflow
 from edgenas.space import MobileSpace
 from edgenas.space.baselines import hand_made
 
 OUT = Path("benchmarks/results/training.json").absolute()
+LOG = OUT.with_suffix(".jsonl")
 FOLDER = Path(".edgenas/benchmarks/training").absolute()
 SEEDS, SPLIT_SEED = (0, 1, 2), 0
 FAMILY, MOST_MACS = "MobileNetV2-like", 6e6
 BATCH, RATES = 32, (0.001, 0.003, 0.01)
 MOST_EPOCHS, PATIENCE = 150, 15
 COVERAGE, RESAMPLES = 0.9, 9_999
+AT_A_TIME = 2  # trainings, each on a core
 WORST = -0.02  # of accuracy: a set passes where the interval's lower end is above it
 PRODUCT = "product"
 
@@ -92,6 +96,7 @@ def by_product(subject: Subject, seed: int) -> tuple[Any, dict[str, Any]]:
     stop = find_stop(
         subject.network, dataset, splits.rounds, train_on, recipe, seed,
         checkpoint=folder / "stop", told=lambda what, done, most: progress(subject, seed, what, done),
+        workers=InThisProcess(),
     )  # fmt: skip
     recipe = dataclasses.replace(recipe, augment=stop.grade)
     model, _ = train(
@@ -170,8 +175,8 @@ def stream(dataset: Dataset, indices: Indices, seed: int, *, varied: bool = Fals
     return made.prefetch(2)
 
 
-def measure(subject: Subject, seed: int, way: str) -> Line:
-    """One line of the results: a network trained in a way, and which test images it names rightly."""
+def measure(subject: Subject, seed: int, way: str, told: Told) -> Line:
+    """One line of the results, written down: a network trained in a way, and which test images it names rightly."""
     start = time.monotonic()
     keras_on_tensorflow().backend.clear_session()
     model, notes = by_product(subject, seed) if way == PRODUCT else by_hand(subject, seed, WAYS[way])
@@ -179,7 +184,7 @@ def measure(subject: Subject, seed: int, way: str) -> Line:
     ledger = Ledger(FOLDER / "ledger.jsonl")
     test = subject.splits.test.open(ledger, "benchmarks/training.py", subject.name, candidate, again=True)
     right = predict(model, dataset, test).argmax(axis=1) == dataset.y[test]
-    return {
+    line = {
         "set": subject.name,
         "seed": seed,
         "way": way,
@@ -190,6 +195,9 @@ def measure(subject: Subject, seed: int, way: str) -> Line:
         **answers(dataset, test, right),
         "seconds": round(time.monotonic() - start),
     }
+    Ledger(LOG).append("trained", **line)
+    print(f"{subject.name}, seed {seed}, {way}: {line['accuracy']:.2%}, {line['seconds']} s", flush=True)
+    return line
 
 
 def best_way(lines: list[Line]) -> Line:
@@ -264,9 +272,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(SETS), action="append", help="this set; may be given again")
     options = parser.parse_args()
-    log = Ledger(OUT.with_suffix(".jsonl"))
-    prepare_tensorflow()
-    known = log.entries("trained")
+    known = Ledger(LOG).entries("trained")
+    workers = Processes(AT_A_TIME)
     left_out: dict[str, str] = {}
     lines: list[Line] = []
     for name in SETS:
@@ -278,13 +285,15 @@ def main() -> None:
             continue
         of = {"set": name, "network": str(subject.network), "data": subject.dataset.identity}
         own = {(line["seed"], line["way"]): line for line in known if all(line[key] == of[key] for key in of)}
-        for seed in SEEDS if name in (options.only or SETS) else ():
-            for way in (PRODUCT, *WAYS):
-                if (seed, way) not in own:
-                    line = own[seed, way] = measure(subject, seed, way)
-                    log.append("trained", **line)
-                    print(f"{name}, seed {seed}, {way}: {line['accuracy']:.2%}, {line['seconds']} s", flush=True)
+        asked = itertools.product((*WAYS, PRODUCT), SEEDS) if name in (options.only or SETS) else ()
+        calls = [(subject, seed, way) for way, seed in asked if (seed, way) not in own]
+        outcomes = workers.run(measure, calls, lambda what, done, most: None)
+        for (_, seed, way), outcome in zip(calls, outcomes, strict=True):
+            if outcome.failure is not None:
+                raise outcome.failure
+            own[seed, way] = outcome.value
         lines += own.values()
+    workers.close()
     rows = [row for name in SETS if (row := summarise(name, lines)) is not None]
     if rows:
         show(rows)

@@ -286,7 +286,7 @@ def print_front(front: Any, picture: Path) -> None:
         for point in front
     ]
     print_table(heads, rows)
-    drawn = ", ".join(f"{point.id} {point.name}" for point in front if point.name)
-    if drawn:
-        stdout.print(f"* drawn by hand: {drawn}")
+    for point in front:
+        if point.name:
+            stdout.print(f"* {point.id}, drawn by hand: {point.name}", markup=False)
     stdout.print(f"The picture: {picture}")

@@ -1,11 +1,7 @@
 """The expensive objective: how accurate a candidate gets in a short training, in a process that can be lost."""
 
 import hashlib
-import multiprocessing
-import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,8 +9,8 @@ import numpy as np
 
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample
 from edgenas.evaluation.recipe import Candidate, Fidelity
-from edgenas.evaluation.training import Indices, Trainer, TrainingError, at_scale, prepare_tensorflow
-from edgenas.model import end_with_parent
+from edgenas.evaluation.training import Indices, Trainer, TrainingError, at_scale
+from edgenas.evaluation.workers import Died, Processes, Told, Workers
 
 Rounds = Sequence[tuple[Indices, Indices]]  # what to train on and what to measure on, once each
 
@@ -38,9 +34,10 @@ class Evaluator(Protocol):
     """How a search learns what a candidate is worth. Any failure is an `Evaluated` with an error, never raised."""
 
     name: str
+    at_a_time: int  # candidates
 
-    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> list[Evaluated]:
-        """One result a candidate, in order, after a training of so many steps."""
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> Iterable[Evaluated]:
+        """One result a candidate, in order, each as soon as it is there, after a training of so many steps."""
 
     def close(self) -> None:
         """Let go of processes."""
@@ -52,13 +49,8 @@ def seed_of(seed: int, candidate: Candidate) -> int:
     return int.from_bytes(digest[:4], "big") % 2**31
 
 
-def _start_worker() -> None:
-    end_with_parent()
-    prepare_tensorflow()
-
-
 def _evaluate(
-    candidate: Candidate, dataset: Dataset, rounds: Rounds, steps: int, scale: float, seed: int
+    candidate: Candidate, dataset: Dataset, rounds: Rounds, steps: int, scale: float, seed: int, told: Told
 ) -> dict[str, Any]:
     import keras
 
@@ -88,64 +80,51 @@ def unpacked(digits: str, n: int) -> np.ndarray[Any, Any]:
 class TrainEvaluator:
     """Trains each candidate alone and measures it on the images that are held out: validation, or each fold in turn.
 
-    One worker process lives on from candidate to candidate, since importing TensorFlow takes seconds. When it dies
-    (a crash, out of memory), that candidate has failed and the next one gets a new process.
+    A process that dies (a crash, out of memory) has failed that candidate alone.
 
     Args:
         dataset: images and labels.
         splits: says what is trained on and what is held out.
         fidelity: which share of the images, and at which scale.
         seed: the study's.
+        workers: where they are trained; None: in processes.
     """
 
     name = "train"
-    # TensorFlow keeps a little of every model it has seen.
-    _TASKS_PER_PROCESS = 50
 
-    def __init__(self, dataset: Dataset, splits: Splits, fidelity: Fidelity, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, splits: Splits, fidelity: Fidelity, seed: int, workers: Workers | None = None
+    ) -> None:
         self._dataset = dataset
         self._rounds = [
             (_share(dataset, train_on, fidelity.share, seed), held_out) for train_on, held_out in splits.rounds
         ]
         self._scale = fidelity.scale
         self._seed = seed
-        self._pool: ProcessPoolExecutor | None = None
+        self._workers = workers or Processes()
+        self.at_a_time = self._workers.count
 
-    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> list[Evaluated]:
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> Iterator[Evaluated]:
         """Train and measure; see `Evaluator`."""
-        return [self._one(candidate, steps) for candidate in candidates]
-
-    def _one(self, candidate: Candidate, steps: int) -> Evaluated:
-        start = time.monotonic()
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                max_workers=1,
-                # Spawned, not forked: TensorFlow does not survive a fork.
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                max_tasks_per_child=self._TASKS_PER_PROCESS,
-            )
-        values: dict[str, Any] | None = None
-        error: str | None = None
-        try:
-            future = self._pool.submit(
-                _evaluate, candidate, self._dataset, self._rounds, steps, self._scale, self._seed
-            )
-            values = future.result()
-        except BrokenProcessPool:
-            self._pool = None
-            error = "its process died (killed, or out of memory)"
-        except TrainingError as failure:
-            error = str(failure)
-        except Exception as failure:  # noqa: BLE001  whatever TensorFlow raises is this candidate's failure alone
-            error = f"{type(failure).__name__}: {str(failure).splitlines()[0][:200] if str(failure) else ''}"
-        return Evaluated(values, error, round(time.monotonic() - start, 3))
+        calls = [(each, self._dataset, self._rounds, steps, self._scale, self._seed) for each in candidates]
+        for outcome in self._workers.run(_evaluate, calls, _unheard):
+            yield Evaluated(outcome.value, _in_words(outcome.failure), outcome.seconds)
 
     def close(self) -> None:
-        """End the worker process."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        """End the worker processes."""
+        self._workers.close()
+
+
+def _unheard(what: str, done: int, most: int) -> None:
+    """A candidate is short: how far it is, nobody asks."""
+
+
+def _in_words(failure: Exception | None) -> str | None:
+    if failure is None:
+        return None
+    if isinstance(failure, Died | TrainingError):
+        return str(failure)
+    return f"{type(failure).__name__}: {str(failure).splitlines()[0][:200] if str(failure) else ''}"
 
 
 def _share(dataset: Dataset, indices: Indices, share: float, seed: int) -> Indices:

@@ -1,7 +1,6 @@
 """How long the last training should be, and how strongly its images should be varied: found on images held out."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
@@ -9,12 +8,14 @@ from typing import Any
 
 import edgenas.files as files
 from edgenas.architecture import Architecture
+from edgenas.errors import EdgeNASError
 from edgenas.evaluation.checkpoint import Checkpoint
 from edgenas.evaluation.curve import Curve
 from edgenas.evaluation.data import Dataset, above_chance, metrics, stratified_sample
 from edgenas.evaluation.evaluator import Rounds
 from edgenas.evaluation.recipe import FEW, Grade, Recipe
 from edgenas.evaluation.training import DECAY, ROUND_STEPS, Indices, Trainer
+from edgenas.evaluation.workers import Died, InThisProcess, Outcome, Processes, Told, Workers
 
 MOST_STEPS = 2_500
 LEAST_STEPS = 600
@@ -46,9 +47,6 @@ def _has_ended(curve: Curve) -> bool:
     return curve.learned > 0 and curve.steps[-1] >= max(LEAST_STEPS, (1 + PATIENCE) * curve.best[0])
 
 
-Told = Callable[[str, int, int], None]  # (what is trained, steps done, at most)
-
-
 def find_stop(
     architecture: Architecture,
     dataset: Dataset,
@@ -60,6 +58,7 @@ def find_stop(
     most_steps: int = MOST_STEPS,
     checkpoint: Path | None = None,
     told: Told = lambda what, done, most: None,
+    workers: Workers | None = None,
 ) -> Stop:
     """Train with images held out until nothing better comes: on small data once a fold.
 
@@ -75,29 +74,50 @@ def find_stop(
         most_steps: of each of these trainings.
         checkpoint: a folder to go on from after a break.
         told: called after each round of steps.
+        workers: where these trainings run; None: here if it is one, else in processes.
 
     Raises:
         TrainingError: the loss is not finite.
+        EdgeNASError: a process died.
     """
-    trainer = Trainer.of(architecture, dataset, recipe, averaged=True)
-    curves: list[Curve] = []
-
-    def run(number: int, grade: Grade) -> Curve:
-        name = f"fold {number + 1}, {grade}" if len(rounds) > 1 else grade
-        folder = None if checkpoint is None else checkpoint / f"{number + 1}-{grade}"
-        curves.append(_run(trainer, dataset, rounds[number], Curve(name), grade, seed, most_steps, folder, told))
-        return curves[-1]
-
     grades: tuple[Grade, ...] = ("light", "strong") if len(train_on) < FEW else ("light",)
     if recipe.augment:
         grades = (recipe.augment,)
-    first = {grade: run(0, grade) for grade in grades}
-    grade = max(grades, key=lambda grade: first[grade].best[1])
-    chosen = [first[grade], *(run(number, grade) for number in range(1, len(rounds)))]
+    trainings = len(grades) + len(rounds) - 1
+    own = workers or (Processes(trainings) if trainings > 1 else InThisProcess())
+
+    def run(asked: list[tuple[int, Grade]]) -> list[Curve]:
+        calls = []
+        for number, grade in asked:
+            name = f"fold {number + 1}, {grade}" if len(rounds) > 1 else grade
+            folder = None if checkpoint is None else checkpoint / f"{number + 1}-{grade}"
+            calls.append((architecture, recipe, dataset, rounds[number], Curve(name), grade, seed, most_steps, folder))
+        return [_curve(outcome) for outcome in own.run(_run, calls, told)]
+
+    others = range(1, len(rounds))
+    try:
+        # All at once where there is nothing to choose.
+        curves = run([(0, grade) for grade in grades] + [(each, grades[0]) for each in others if len(grades) == 1])
+        best = max(curves[: len(grades)], key=lambda curve: curve.best[1])
+        grade = grades[curves.index(best)]
+        curves += run([(each, grade) for each in others if len(grades) > 1])
+    finally:
+        own.close()
+    chosen = [best, *curves[len(grades) :]]
     steps = [_whole(curve.best[0], len(train_on) / len(held_in))
              for curve, (held_in, _) in zip(chosen, rounds, strict=True)]  # fmt: skip
     learned = any(curve.learned for curve in chosen)
     return Stop(median_high(steps), grade, all(map(_has_ended, chosen)), learned, tuple(curves))
+
+
+def _curve(outcome: Outcome) -> Curve:
+    """What `_run` gave."""
+    if isinstance(outcome.failure, Died):
+        raise EdgeNASError(f"A training broke off: {outcome.failure}. The same command goes on with it.")
+    if outcome.failure is not None:
+        raise outcome.failure
+    curve: Curve = outcome.value
+    return curve
 
 
 def _whole(best: int, more_images: float) -> int:
@@ -106,9 +126,10 @@ def _whole(best: int, more_images: float) -> int:
 
 
 def _run(
-    trainer: Trainer, dataset: Dataset, halves: tuple[Indices, Indices], curve: Curve, grade: Grade, seed: int,
-    most_steps: int, folder: Path | None, told: Told,
+    architecture: Architecture, recipe: Recipe, dataset: Dataset, halves: tuple[Indices, Indices], curve: Curve,
+    grade: Grade, seed: int, most_steps: int, folder: Path | None, told: Told,
 ) -> Curve:  # fmt: skip
+    trainer = Trainer.of(architecture, dataset, recipe, averaged=True)
     train_on, held_out = halves
     held_out = stratified_sample(dataset.y, held_out, MOST_HELD_OUT, seed)
     trainer.begin(seed)

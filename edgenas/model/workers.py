@@ -11,19 +11,18 @@ from pathlib import Path
 
 import edgenas.files as files
 from edgenas.architecture import Architecture, Layer
-from edgenas.device.agent import machine
 from edgenas.model.convert import Precision, convert_layer, convert_network, converter_version
 from edgenas.model.quiet import keras_on_tensorflow
 
 
 def end_with_parent() -> None:
     """Make this worker process end when the process that started it is gone: nothing else tells it of a `kill -9`."""
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            machine.sleep(1)
-        os._exit(1)
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -10,15 +10,16 @@ from edgenas.ledger import Ledger
 
 RUNGS = (256, 512, 1024)
 RAISE = 4  # times the last rung's steps, once
+CLEARLY = 4.5  # standard errors above a guess, below the last rung: others may learn more slowly than the first ones
 EVENT = "fidelity_chosen"
 
 Say = Callable[[str], None]
 
 
-def learned(evaluated: Evaluated) -> bool:
-    """Whether a candidate did better than guessing, by three standard errors; True where nobody said what that is."""
+def learned(evaluated: Evaluated, errors: float = 3.0) -> bool:
+    """Whether a candidate did better than guessing, by so many standard errors; True where nobody said what that is."""
     values = evaluated.values
-    return values is None or "chance" not in values or above_chance(values)
+    return values is None or "chance" not in values or above_chance(values, errors)
 
 
 def choose_steps(
@@ -26,8 +27,8 @@ def choose_steps(
 ) -> tuple[int, dict[str, Evaluated]]:
     """How many steps every candidate of a study gets, and what is known of the first ones with so many.
 
-    They are tried with more and more steps until each did better than guessing; where none did on the last rung, with
-    `RAISE` times as many, once.
+    They are tried with more and more steps until each did clearly better than guessing; on the last rung better by
+    three standard errors is enough; where none is, they get `RAISE` times as many, once.
 
     Args:
         evaluator: evaluates them.
@@ -53,7 +54,8 @@ def choose_steps(
         found = dict(zip(waiting, evaluator.evaluate(waiting, steps), strict=True))
         tried -= sum(evaluated.values is None for evaluated in found.values())
         known = {candidate.architecture.id: evaluated for candidate, evaluated in found.items()}
-        waiting = [candidate for candidate, evaluated in found.items() if not learned(evaluated)]
+        errors = CLEARLY if steps < rungs[-1] else 3.0
+        waiting = [candidate for candidate, evaluated in found.items() if not learned(evaluated, errors)]
         if not waiting or (steps >= rungs[-1] and len(waiting) < tried):
             ledger.append(EVENT, steps=steps)
             say(f"Better than guessing: every candidate gets {steps} steps.")

@@ -8,8 +8,7 @@ would have proposed; and nothing that breaks a limit, or is known already, ever 
 import contextlib
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+import edgenas.files as files
 from edgenas.architecture import Architecture
-from edgenas.errors import EdgeNASError, InputError
+from edgenas.errors import EdgeNASError, InputError, reading
 from edgenas.evaluation.evaluator import Evaluated, Evaluator
 from edgenas.evaluation.recipe import Candidate
 from edgenas.ledger import Ledger
@@ -39,6 +39,7 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "peak_memory_kb": "minimize",
 }
 MOST_PROPOSALS_A_TRIAL = 50
+BATCH = 4  # candidates proposed together, on any machine, so that what is proposed does not depend on its cores
 # The first trials are networks drawn by hand: so many, and at most half of the trials.
 HAND_MADE = 6
 # After so many known candidates in a row the sampler has converged: neighbours of its proposal are tried instead.
@@ -58,7 +59,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """Where a study stands after a trial."""
+    """Where a study stands after a trial.
+
+    `best` is the most accurate network so far, whatever is tied with it.
+    """
 
     number: int
     complete: int
@@ -139,16 +143,18 @@ class Study(StoredStudy):
         seconds: list[float] = []
         first = [self._candidate(code) for code in self._first()]
         steps, known = choose_steps(evaluator, first, self.settings.fidelity.steps, self.ledger, say)
-        while (done := counts(self._stored))["complete"] < self.settings.trials:
-            start = time.monotonic()
-            proposal = self._propose(done["complete"] + done["failed"], done["proposals"])
-            candidate = self._candidate(proposal.code)
-            evaluated = known.pop(candidate.architecture.id, None) or evaluator.evaluate([candidate], steps)[0]
-            point, error = self._store(proposal, candidate.architecture, evaluated)
-            seconds.append(max(time.monotonic() - start, evaluated.seconds))  # some were evaluated before
-            self._stop_where_all_fail()
-            if on_trial is not None:
-                on_trial(self._report(point, error, seconds))
+        while counts(self._stored)["complete"] < self.settings.trials:
+            proposals = self._propose()
+            candidates = [self._candidate(proposal.code) for proposal in proposals]
+            asked = [each for each in candidates if each.architecture.id not in known]
+            unknown = iter(evaluator.evaluate(asked, steps))
+            for proposal, candidate in zip(proposals, candidates, strict=True):
+                evaluated = known.pop(candidate.architecture.id, None) or next(unknown)
+                point, error = self._store(proposal, candidate.architecture, evaluated)
+                seconds.append(evaluated.seconds / evaluator.at_a_time)
+                self._stop_where_all_fail()
+                if on_trial is not None:
+                    on_trial(self._report(point, error, seconds))
         self.ledger.append("search_ended", **counts(self._stored))
         return self.front
 
@@ -170,15 +176,33 @@ class Study(StoredStudy):
             failed=done["failed"],
             point=point,
             error=error,
-            best=front.pick("best") if len(front) else None,
+            best=max(front, key=lambda each: each.accuracy, default=None),
             seconds=seconds[-1],
             left_s=float(np.mean(seconds)) * (self.settings.trials - done["complete"]),
         )
 
-    def _propose(self, number: int, proposals: int) -> Proposal:
-        """The candidate of trial `number`."""
+    def _propose(self) -> list[Proposal]:
+        """The candidates of the trials up to the end of a batch of `BATCH`: none knows the results of the others."""
+        done = counts(self._stored)
+        number = done["complete"] + done["failed"]
+        end = min(number - number % BATCH + BATCH, number + self.settings.trials - done["complete"])
         known = {tuple(row) for row in self._codes()}
-        shadow = self._shadow()
+        proposals, made = done["proposals"], list[Proposal]()
+        for each in range(number, end):
+            try:
+                proposal = self._one(each, proposals, known)
+            except InputError:
+                if made:
+                    break
+                raise
+            known.add(tuple(proposal.code))
+            proposals += proposal.infeasible + proposal.duplicate + 1
+            made.append(proposal)
+        return made
+
+    def _one(self, number: int, proposals: int, known: set[tuple[int, ...]]) -> Proposal:
+        """The candidate of trial `number`: not one of those known."""
+        shadow = self._shadow(number - number % BATCH)
         infeasible = duplicate = 0
         code, system = None, {}
         while proposals + infeasible + duplicate < MOST_PROPOSALS_A_TRIAL * self.settings.trials:
@@ -245,7 +269,7 @@ class Study(StoredStudy):
             user_attrs=notes,
             system_attrs=proposal.system,
         )
-        with foreign_errors():
+        with _reading():
             self._stored.add_trial(trial)
         self.ledger.append(
             "trial", id=architecture.id, seconds=evaluated.seconds, error=error, accuracy=None if error else accuracy
@@ -253,12 +277,12 @@ class Study(StoredStudy):
         points = {point.id: point for point in points_of(self._stored)}
         return points.get(architecture.id), error
 
-    def _shadow(self) -> "optuna.Study":
-        """A study in memory with what is stored: asking it leaves no trace on disk."""
+    def _shadow(self, trials: int) -> "optuna.Study":
+        """A study in memory with the first so many trials of the stored one: asking it leaves no trace on disk."""
         import optuna
 
         shadow = optuna.create_study(directions=list(OBJECTIVES.values()))
-        shadow.add_trials(self._stored.get_trials(deepcopy=False))
+        shadow.add_trials(self._stored.get_trials(deepcopy=False)[:trials])
         return shadow
 
     def _codes(self) -> list[Codes]:
@@ -296,7 +320,7 @@ def open_storage(folder: Path, name: str, create: bool = False) -> "optuna.Study
         if not create:
             return optuna.create_study(study_name=name, directions=directions)  # in memory: there is nothing yet
     folder.mkdir(parents=True, exist_ok=True)
-    with foreign_errors():
+    with _reading(f"The database {path}"):
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}", skip_table_creation=not create)
         known = optuna.get_all_study_names(storage)
         if name in known:
@@ -314,64 +338,59 @@ def _was_tried(folder: Path) -> bool:
     return bool(Ledger(folder / "ledger.jsonl").entries("trial")) or (folder / "bundles").is_dir()
 
 
-@contextlib.contextmanager
-def foreign_errors() -> Iterator[None]:
-    """Optuna's and SQLAlchemy's exceptions stop here."""
-    import sqlalchemy.exc
-    from optuna.exceptions import OptunaError
-
-    try:
-        yield
-    except (OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise EdgeNASError(f"The study's database cannot be used: {str(error).splitlines()[0]}") from None
+def _reading(what: str = "The study's database") -> contextlib.AbstractContextManager[None]:
+    return reading(what, "Put it back from a copy, or begin anew: edgenas study remove STUDY, then edgenas search.")
 
 
 def points_of(study: "optuna.Study") -> list[Point]:
-    """Every complete trial as a point."""
-    points = []
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.name != "COMPLETE":
-            continue
-        notes = trial.user_attrs
-        points.append(
-            Point(
-                id=notes["id"],
-                notation=notes["notation"],
-                accuracy=trial.values[0],
-                latency_ms=notes["latency_ms"],
-                latency_interval_ms=(notes["latency_low_ms"], notes["latency_high_ms"]),
-                arena_kb=notes["arena_kb"],
-                model_kb=notes["model_kb"],
-                peak_memory_kb=notes["peak_memory_kb"],
-                trial=trial.number,
-                seconds=notes["seconds"],
-                name=notes.get("hand_made"),
-                accuracy_interval=_ends(notes.get("interval")),
-                right=notes.get("right", ""),
-                images=notes.get("n", 0),
-                learned=notes.get("learned", True),
-            )
-        )
-    return points
+    """Every complete trial as a point.
+
+    Raises:
+        InputError: the database holds something else.
+    """
+    with _reading():
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        found = [_stored(trial) for trial in trials]
+    return [files.from_mapping(Point, values, f"The study's trial {values['trial']}") for values in found]
 
 
-def _ends(interval: list[float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (interval[0], interval[1])
+def _stored(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    """A point's values, as a database holds them."""
+    notes = trial.user_attrs
+    return {
+        "id": notes["id"],
+        "notation": notes["notation"],
+        "accuracy": trial.values[0],
+        "latency_ms": notes["latency_ms"],
+        "latency_interval_ms": (notes["latency_low_ms"], notes["latency_high_ms"]),
+        "arena_kb": notes["arena_kb"],
+        "model_kb": notes["model_kb"],
+        "peak_memory_kb": notes["peak_memory_kb"],
+        "trial": trial.number,
+        "seconds": notes["seconds"],
+        "name": notes.get("hand_made"),
+        "accuracy_interval": notes.get("interval"),
+        "right": notes.get("right", ""),
+        "images": notes.get("n", 0),
+        "learned": notes.get("learned", True),
+    }
 
 
 def counts(study: "optuna.Study") -> dict[str, Any]:
     """complete and failed trials; infeasible and duplicate proposals that became none; all proposals; seconds."""
-    trials = study.get_trials(deepcopy=False)
-    infeasible = sum(trial.user_attrs["infeasible"] for trial in trials)
-    duplicate = sum(trial.user_attrs["duplicate"] for trial in trials)
-    complete = sum(trial.state.name == "COMPLETE" for trial in trials)
+    with _reading():
+        trials = study.get_trials(deepcopy=False)
+        infeasible = sum(trial.user_attrs["infeasible"] for trial in trials)
+        duplicate = sum(trial.user_attrs["duplicate"] for trial in trials)
+        complete = sum(trial.state.name == "COMPLETE" for trial in trials)
+        seconds = round(sum(trial.user_attrs["seconds"] for trial in trials), 1)
     return {
         "complete": complete,
         "failed": len(trials) - complete,
         "infeasible": infeasible,
         "duplicate": duplicate,
         "proposals": infeasible + duplicate + len(trials),
-        "seconds": round(sum(trial.user_attrs["seconds"] for trial in trials), 1),
+        "seconds": seconds,
     }
 
 

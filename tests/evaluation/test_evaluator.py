@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +12,9 @@ import pytest
 from edgenas.architecture import Architecture
 from edgenas.evaluation import evaluator as evaluating
 from edgenas.evaluation.data import Dataset, Splits, above_chance, split, stratified_sample
-from edgenas.evaluation.evaluator import TrainEvaluator, packed, seed_of, unpacked
+from edgenas.evaluation.evaluator import Evaluated, TrainEvaluator, packed, seed_of, unpacked
 from edgenas.evaluation.recipe import Candidate, Fidelity, Recipe
+from edgenas.evaluation.workers import Outcome, Processes
 from tests.evaluation.stand_ins import DIES, DIVERGES, RAISES
 from tests.waiting import until
 
@@ -37,7 +36,7 @@ def doing(batch_size: int) -> Candidate:
 def test_the_same_candidate_gets_the_same_accuracy(digits: Dataset) -> None:
     """A few steps of a real training, in the worker."""
     parts = split(digits, 0)
-    evaluator = TrainEvaluator(digits, parts, Fidelity(share=0.5), seed=0)
+    evaluator = TrainEvaluator(digits, parts, Fidelity(share=0.5), seed=0, workers=Processes(1))
     candidate = Candidate(RESIDUAL, "int8", Recipe(batch_size=32, learning_rate=0.02))
     try:
         first, again = evaluator.evaluate([candidate, candidate], 40)
@@ -140,7 +139,7 @@ def test_a_candidate_is_trained_anew_for_each_round_and_judged_by_all_of_them(
     monkeypatch.setattr(FakeTrainer, "done", [])
     large = Architecture.parse(str(SMALL).replace("8x8x1", "16x16x1"))
     candidate = Candidate(large, "int8", Recipe(batch_size=32))
-    values = evaluating._evaluate(candidate, digits, folded.rounds, 70, 0.5, 3)
+    values = evaluating._evaluate(candidate, digits, folded.rounds, 70, 0.5, 3, evaluating._unheard)
     own = seed_of(3, candidate)
     assert FakeTrainer.made == [(SMALL, candidate.recipe)], "once: tracing takes seconds"
     assert FakeTrainer.done == [step for train_on, _ in folded.rounds for step in (own, (train_on.tolist(), 70, own))]
@@ -165,7 +164,7 @@ def test_what_was_right_is_packed_a_bit_an_image(n: int) -> None:
 def test_what_fails_is_one_failed_candidate(answering: MakeEvaluator) -> None:
     """A killed worker, whatever TensorFlow raises, a training that diverges: the next candidate is evaluated."""
     evaluator = answering()
-    results = evaluator.evaluate([doing(DIES), CANDIDATE, doing(RAISES), doing(DIVERGES), CANDIDATE], 100)
+    results = list(evaluator.evaluate([doing(DIES), CANDIDATE, doing(RAISES), doing(DIVERGES), CANDIDATE], 100))
     assert [result.error for result in results] == [
         "its process died (killed, or out of memory)",
         None,
@@ -180,29 +179,39 @@ def test_what_fails_is_one_failed_candidate(answering: MakeEvaluator) -> None:
     evaluator.close()  # twice does no harm
 
 
-SCRIPT = """
-from pathlib import Path
-from edgenas.evaluation import evaluator
-from edgenas.evaluation.data import Dataset, load_dataset, split
-from edgenas.evaluation.recipe import Fidelity
-from tests.evaluation import stand_ins, test_evaluator
+class Scripted:
+    """Workers whose outcomes are there already, and of which it is noted which were asked for.
 
-if __name__ == "__main__":
-    evaluator._start_worker, evaluator._evaluate = evaluator.end_with_parent, stand_ins.evaluate
-    digits = load_dataset("digits", (8, 8, 1), cache=Path("cache"))
-    made = evaluator.TrainEvaluator(digits, split(digits, 0), Fidelity(), seed=0)
-    made.evaluate([test_evaluator.doing(stand_ins.HANGS)], 100)
-"""
+    Attributes:
+        given: how many outcomes.
+        calls: what was to be run.
+    """
+
+    count = 3
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.closed = False
+        self.calls: Sequence[tuple[Any, ...]] = ()
+
+    def run(self, function: Any, calls: Sequence[tuple[Any, ...]], told: Any) -> Iterator[Outcome]:
+        self.calls = calls
+        for number in range(len(calls)):
+            self.given += 1
+            yield Outcome({"accuracy": number}, None, 60.0 + number)
+
+    def close(self) -> None:
+        self.closed = True
 
 
-def test_the_worker_ends_when_its_search_is_killed(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("search")
-    (folder / "search.py").write_text(SCRIPT)
-    search = subprocess.Popen([sys.executable, "search.py"], cwd=folder, stdout=subprocess.PIPE)
-    assert search.stdout is not None
-    worker = psutil.Process(int(search.stdout.readline()))
-    assert search.pid in {parent.pid for parent in worker.parents()}
-    search.kill()
-    search.wait()
-    search.stdout.close()
-    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "the worker ended")
+def test_each_result_is_given_as_soon_as_it_is_there(digits: Dataset) -> None:
+    workers = Scripted()
+    evaluator = TrainEvaluator(digits, split(digits, 0), Fidelity(), 0, workers)
+    assert evaluator.at_a_time == 3
+    results = evaluator.evaluate([CANDIDATE, doing(64)], 100)
+    assert next(results) == Evaluated({"accuracy": 0}, None, 60.0)
+    assert workers.given == 1
+    assert next(results) == Evaluated({"accuracy": 1}, None, 61.0)
+    assert [call[0] for call in workers.calls] == [CANDIDATE, doing(64)]
+    evaluator.close()
+    assert workers.closed

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from edgenas.architecture import Architecture
+from edgenas.errors import EdgeNASError
 from edgenas.evaluation import stopping
 from edgenas.evaluation.curve import Curve
 from edgenas.evaluation.recipe import Recipe
 from edgenas.evaluation.stopping import Stop, advice, find_stop
+from edgenas.evaluation.training import TrainingError
+from edgenas.evaluation.workers import Died, InThisProcess, Outcome
 
 NETWORK = Architecture.parse("input_8x8x1 conv_k3_s2_c8_relu6 head_c8_relu6 dense_n10")
 HELD_OUT = 1000  # images of a round
@@ -102,6 +105,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stop, Script]]
         folds = max(fold for fold, _ in says)
         dataset = SimpleNamespace(y=np.arange(10_000) % 2, classes=2)
         rounds = [(np.full(held_in or images, fold), np.arange(held_out)) for fold in range(1, folds + 1)]
+        more = {"workers": InThisProcess()} | more
         return find_stop(NETWORK, dataset, rounds, np.arange(images), recipe, 5, **more), script  # type: ignore[arg-type]
 
     return ask
@@ -188,7 +192,7 @@ def test_each_fold_is_held_out_and_the_median_taken(asked: Asked) -> None:
         "fold 1, light", "fold 1, strong", "fold 2, strong", "fold 3, strong",
     ]  # fmt: skip
     assert [curve.best[0] for curve in stop.curves] == [1500, 600, 1600, 900]
-    assert len(script.made) == 1, "tracing takes seconds"
+    assert script.made == [{"architecture": NETWORK, "recipe": Recipe(), "averaged": True}] * 4
 
 
 def test_one_fold_that_did_not_converge_is_said(asked: Asked) -> None:
@@ -251,6 +255,78 @@ def test_after_a_break_no_step_is_trained_twice(asked: Asked, tmp_path: Path, cu
     assert sum(steps for *_, steps in rest.trained) == 3900 - 100 * cut
     again, nothing = asked(says, checkpoint=tmp_path, **more)
     assert again == whole and sum(steps for *_, steps in nothing.trained) == 0
+
+
+# Where trainings run
+
+
+class Noting(InThisProcess):
+    """Notes which trainings are run together, and whether it was closed.
+
+    Args:
+        fails: the training of that number (from 0) does not run, and fails so.
+    """
+
+    def __init__(self, fails: tuple[int, Exception] | None = None) -> None:
+        self.together: list[list[str]] = []
+        self.closed = False
+        self._fails = fails
+        self._begun = 0
+
+    def run(self, function: Any, calls: Any, told: Any) -> Iterator[Outcome]:
+        self.together.append([call[4].name for call in calls])
+        for call in calls:
+            if self._fails is not None and self._fails[0] == self._begun:
+                yield Outcome(None, self._fails[1], 60.0)
+            self._begun += 1
+            yield from super().run(function, [call], told)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+FOLDS = {(1, "light"): peak(700), (1, "strong"): peak(600, 0.9), (2, "strong"): peak(400), (3, "strong"): peak(900)}
+
+
+def test_both_grades_are_tried_at_the_same_time_and_then_the_other_folds(asked: Asked) -> None:
+    noting = Noting()
+    asked(FOLDS, workers=noting)
+    assert noting.together == [["fold 1, light", "fold 1, strong"], ["fold 2, strong", "fold 3, strong"]]
+    assert noting.closed
+
+
+@pytest.mark.parametrize("dies", [0, 1, 2, 3])
+def test_where_a_process_dies_the_same_command_goes_on(asked: Asked, tmp_path: Path, dies: int) -> None:
+    whole, script = asked(FOLDS)
+    noting = Noting((dies, Died()))
+    words = (
+        r"^A training broke off: its process died \(killed, or out of memory\)\. The same command goes on with it\.$"
+    )
+    with pytest.raises(EdgeNASError, match=words):
+        asked(FOLDS, checkpoint=tmp_path, workers=noting)
+    assert noting.closed
+    stop, rest = asked(FOLDS, checkpoint=tmp_path)
+    assert stop == whole
+    missing = [(*training[:2], 0, training[3]) for training in script.trained[dies:]]
+    assert [training for training in rest.trained if training[3]] == missing
+
+
+def test_what_a_training_raises_is_raised(asked: Asked) -> None:
+    noting = Noting((1, TrainingError("The training of x diverged by step 100: its loss is nan.")))
+    with pytest.raises(TrainingError, match="diverged by step 100"):
+        asked(FOLDS, workers=noting)
+    assert noting.closed
+
+
+def test_only_several_trainings_need_processes(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(stopping, "Processes", lambda count: started.append(count) or Noting())
+    asked({(1, "light"): peak(600)}, LARGE, workers=None)
+    assert started == []
+    asked({(1, "light"): peak(600), (1, "strong"): peak(600)}, workers=None)
+    asked(FOLDS, workers=None)
+    asked({(fold, "none"): peak(600) for fold in (1, 2, 3)}, recipe=Recipe(augment="none"), workers=None)
+    assert started == [2, 4, 3]
 
 
 # What it says

@@ -1,7 +1,7 @@
 """A space, a table whose costs are made up (and say so), and an evaluator that is quick and deterministic."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Formula:
     """
 
     name = "formula"
+    at_a_time = 1
 
     def __init__(self, accuracy: Callable[[Candidate], float] | None = None) -> None:
         self.seen: list[str] = []
@@ -34,11 +35,17 @@ class Formula:
         self.candidates: list[Candidate] = []
         self._accuracy = accuracy
 
-    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> list[Evaluated]:
-        self.seen += [candidate.architecture.id for candidate in candidates]
-        self.steps += [steps] * len(candidates)
-        self.candidates += candidates
-        return [Evaluated(self.values(candidate), None, 0.0) for candidate in candidates]
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> Iterator[Evaluated]:
+        """One candidate after the other, each when its result is asked for."""
+        for candidate in candidates:
+            self.seen.append(candidate.architecture.id)
+            self.steps.append(steps)
+            self.candidates.append(candidate)
+            yield self.one(candidate)
+
+    def one(self, candidate: Candidate) -> Evaluated:
+        """The result of a candidate, the last one of those seen."""
+        return Evaluated(self.values(candidate), None, 0.0)
 
     def values(self, candidate: Candidate) -> dict[str, object]:
         found = values(candidate)

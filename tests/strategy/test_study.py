@@ -1,9 +1,10 @@
 import dataclasses
+import itertools
 import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from edgenas.errors import CheckFailedError, EdgeNASError, InputError
 from edgenas.evaluation.evaluator import Evaluated, unpacked
-from edgenas.evaluation.recipe import Fidelity, Recipe
+from edgenas.evaluation.recipe import Candidate, Fidelity, Recipe
 from edgenas.space import MobileSpace
 from edgenas.space.baselines import hand_made_within
 from edgenas.strategy import Limits, Study, study
@@ -47,31 +48,38 @@ def test_nothing_infeasible_and_nothing_twice_is_trained_or_stored(
 
 
 class Breaks(Learner):
-    """Networks that learn with 512 steps; the user ends the search when one more than so many is to be evaluated."""
+    """Networks that learn with 512 steps; the user ends the search while the network of that number is evaluated."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, last: int) -> None:
         super().__init__(lambda _: 512)
-        self._most = most
+        self._last = last
 
-    def evaluate(self, candidates, steps):
-        if len(self.seen) == self._most:
+    def one(self, candidate: Candidate) -> Evaluated:
+        if len(self.seen) == self._last:
             raise KeyboardInterrupt
-        return super().evaluate(candidates, steps)
+        return super().one(candidate)
 
 
 @in_memory
-def test_a_study_that_is_broken_off_goes_on_as_it_would_have(make_study: MakeStudy) -> None:
-    """With the same candidates, trained as long, also where it was broken off while that was being chosen."""
-    whole, broken = make_study("whole", trials=12), make_study("broken", trials=12)
+@pytest.mark.parametrize("strategy", ["nsga2", "tpe"])
+def test_a_study_that_is_broken_off_goes_on_as_it_would_have(make_study: MakeStudy, strategy: str) -> None:
+    """With the same candidates, trained as long: broken off while that was being chosen, and at the begin, in the
+    middle and at the end of a batch."""
+    settings = {"trials": 18, "strategy": strategy}
+    whole, broken = make_study("whole", **settings), make_study("broken", **settings)
     whole.run(Learner(lambda _: 512))
-    for most, steps in ((2, [256] * 2), (5, [256] * 2 + [512] * 3), (3, [512] * 3), (3, [512] * 3)):
-        breaks = Breaks(most)
+    for last, steps, stored in (
+        (3, [256] * 2 + [512], 0), (6, [256] * 2 + [512] * 4, 2), (3, [512] * 3, 4), (4, [512] * 4, 7),
+        (2, [512] * 2, 8), (2, [512] * 2, 9), (2, [512] * 2, 10), (4, [512] * 4, 13),
+    ):  # fmt: skip
+        breaks = Breaks(last)
         with pytest.raises(KeyboardInterrupt):
-            make_study("broken", trials=12).run(breaks)
+            make_study("broken", **settings).run(breaks)
         assert breaks.steps == steps
-    last = Learner(lambda _: 512)
-    make_study("broken", trials=12).run(last)
-    assert set(last.steps) == {512}
+        assert len(trials_of(broken)) == stored, "what was evaluated is stored, whatever becomes of its batch"
+    last_run = Learner(lambda _: 512)
+    make_study("broken", **settings).run(last_run)
+    assert last_run.steps == [512] * 5
     assert outcomes(broken) == outcomes(whole)
 
 
@@ -83,14 +91,59 @@ def test_more_trials_go_on_where_the_study_ended(make_study: MakeStudy) -> None:
     assert len(front) > 0
 
 
+class Asked(Formula):
+    """It notes which networks it is asked for together, by their ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[list[str]] = []
+
+    def evaluate(self, candidates: Sequence[Candidate], steps: int) -> Iterator[Evaluated]:
+        self.together.append([candidate.architecture.id for candidate in candidates])
+        return super().evaluate(candidates, steps)
+
+
+@in_memory
+@pytest.mark.parametrize(
+    ("fails", "sizes"), [((), [2, 2, 4, 2]), ((3, 10), [2, 2, 4, 3, 1])], ids=["none fails", "two fail"]
+)
+def test_four_are_evaluated_at_a_time_and_no_more_than_are_missing(
+    make_study: MakeStudy, fails: tuple[int, ...], sizes: list[int]
+) -> None:
+    """Two of the first four were evaluated before, to say how long all are trained."""
+
+    class Failing(Asked):
+        def one(self, candidate: Candidate) -> Evaluated:
+            return Evaluated(None, "no room", 0.0) if len(self.seen) in fails else super().one(candidate)
+
+    made, evaluator = make_study(trials=10), Failing()
+    made.run(evaluator)
+    assert list(map(len, evaluator.together)) == sizes
+    assert (made.counts()["complete"], made.counts()["failed"]) == (10, len(fails))
+
+
+@in_memory
+def test_each_network_gets_its_own_result_also_among_those_known_before(
+    make_study: MakeStudy, space: MobileSpace
+) -> None:
+    made, evaluator = make_study(trials=12), Asked()
+    made.run(evaluator)
+    first, *batches = evaluator.together
+    ids = [trial.user_attrs["id"] for trial in trials_of(made)]
+    assert list(itertools.chain(*batches)) == [name for name in ids if name not in first]
+    assert sorted(map(ids.index, first)) == [0, 5], "one of them in the middle of a batch"
+    for trial in trials_of(made):
+        candidate = made._candidate(space.codes(trial.params))
+        assert (candidate.architecture.id, values(candidate)["accuracy"]) == (trial.user_attrs["id"], trial.values[0])
+
+
 @in_memory
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_a_failed_trial(make_study: MakeStudy, bad: float) -> None:
     class Sometimes(Formula):
-        def evaluate(self, candidates, steps):
-            results = super().evaluate(candidates, steps)
-            spoiled = Evaluated({**values(candidates[0]), "accuracy": bad}, None, 0.0)
-            return [spoiled] if len(self.seen) == 3 else results
+        def one(self, candidate: Candidate) -> Evaluated:
+            spoiled = Evaluated({**values(candidate), "accuracy": bad}, None, 0.0)
+            return spoiled if len(self.seen) == 3 else super().one(candidate)
 
     made = make_study(trials=6)
     made.run(Sometimes())
@@ -102,11 +155,13 @@ def test_a_value_that_is_not_finite_is_a_failed_trial(make_study: MakeStudy, bad
 @in_memory
 def test_ten_failures_in_a_row_stop_the_search(make_study: MakeStudy) -> None:
     class Never(Formula):
-        def evaluate(self, candidates, steps):
-            return [Evaluated(None, "out of memory", 0.0) for _ in candidates]
+        def one(self, candidate: Candidate) -> Evaluated:
+            return Evaluated(None, "out of memory", 0.0)
 
+    made = make_study()
     with pytest.raises(EdgeNASError, match=r"last 10 candidates all failed.*out of memory"):
-        make_study().run(Never())
+        made.run(Never())
+    assert len(trials_of(made)) == 10, "it ends in the middle of a batch"
 
 
 @in_memory
@@ -146,8 +201,8 @@ def happens(what):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Told(conftest.Formula):
-    def evaluate(self, candidates, steps):
-        found = super().evaluate(candidates, steps)
+    def one(self, candidate):
+        found = super().one(candidate)
         happens("evaluated")
         return found
 
@@ -225,16 +280,21 @@ def test_the_largest_and_the_smallest_drawn_by_hand_say_how_long_and_are_not_tra
 
 
 @in_memory
-def test_the_time_left_counts_what_the_first_networks_took(make_study: MakeStudy) -> None:
-    """They were evaluated before the first trial, and are not again."""
+@pytest.mark.parametrize(("at_a_time", "left_s"), [(1, [240, 180, 80, 30, 0]), (2, [120, 90, 40, 15, 0])])
+def test_the_time_left_counts_what_the_first_networks_took(
+    make_study: MakeStudy, at_a_time: int, left_s: list[float]
+) -> None:
+    """They were evaluated before the first trial, and are not again; side by side, two take half the time each."""
+    seconds = iter([60.0, 60.0, 0.0, 0.0, 30.0])
 
     class Slow(Learner):
-        def evaluate(self, candidates: Any, steps: int) -> list[Evaluated]:
-            return [dataclasses.replace(found, seconds=60.0) for found in super().evaluate(candidates, steps)]
+        def one(self, candidate: Candidate) -> Evaluated:
+            return dataclasses.replace(super().one(candidate), seconds=next(seconds))
 
-    reports: list[study.TrialReport] = []
-    make_study(trials=4).run(Slow(lambda _: 256), reports.append)
-    assert [report.left_s for report in reports] == [180, 120, 60, 0]
+    evaluator, reports = Slow(lambda _: 256), list[study.TrialReport]()
+    evaluator.at_a_time = at_a_time
+    make_study(trials=5).run(evaluator, reports.append)
+    assert [report.left_s for report in reports] == left_s
 
 
 @in_memory
@@ -252,9 +312,8 @@ def test_a_network_that_failed_before_the_search_is_a_failed_trial_and_is_not_tr
     make_study: MakeStudy,
 ) -> None:
     class Sometimes(Formula):
-        def evaluate(self, candidates, steps):
-            found = super().evaluate(candidates, steps)
-            return [Evaluated(None, "out of memory", 0.0), found[1]] if len(found) == 2 else found
+        def one(self, candidate: Candidate) -> Evaluated:
+            return Evaluated(None, "out of memory", 0.0) if len(self.seen) == 1 else super().one(candidate)
 
     made, evaluator = make_study(trials=4), Sometimes()
     made.run(evaluator)
