@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
 import tomllib
 import types
@@ -20,9 +21,12 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from edgenas.errors import InputError, near
+from edgenas.errors import InputError, near, no_text, reading, shown
 
 T = TypeVar("T")
+_LARGEST_TOML_BYTES = 32 << 10  # of a device or a study, of 2 kB; tomllib takes seconds for 100 kB of dots
+_LARGEST_WHOLE = 2**63 - 1  # TOML has no larger ones; nor has NumPy
+_TEXT = re.compile(r"[^\0\ud800-\udfff]*")  # what can be part of a path and be written
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -34,16 +38,36 @@ def check_name(kind: str, name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} is no name for a {kind}: use up to 63 letters, digits, '.', '_' and '-', "
+            f"{shown(name)} is no name for a {kind}: use up to 63 letters, digits, '.', '_' and '-', "
             "beginning with a letter or a digit."
         )
     return name
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Put `content` at `path` so that a reader sees all of the old or all of the new, whatever happens."""
-    data = content.encode() if isinstance(content, str) else content
+    """Put `content` at `path` so that a reader sees all of the old or all of the new, whatever happens.
+
+    Raises:
+        InputError: a text with halves of characters, as names of files have them that are no UTF-8; or `path` is a
+            folder, a device or a pipe.
+        OSError: the machine's file system refuses.
+    """
+    try:
+        data = content.encode() if isinstance(content, str) else content
+    except UnicodeEncodeError as error:
+        raise no_text(error) from error
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file, and is not replaced by one. Name another.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _replace(path, data)
+        sync_folder(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # and not of the file beside it
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -55,7 +79,32 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+
+
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """The content of a file that is small: of one that is not, no more is read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or no file (a FIFO would be waited for).
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes >> 10} kB")
+    return content
+
+
+def user_path(text: str) -> Path:
+    """A path that a user gave, or a file of the user's: `~` is the home.
+
+    Raises:
+        InputError: nobody of that name has a home here.
+    """
+    with reading(f"The path {shown(text)}", "Write it without ~."):
+        return Path(text).expanduser()
 
 
 def sync_folder(folder: Path) -> None:
@@ -107,12 +156,8 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         InputError: missing, unreadable, or no TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"There is no {kind} file {path}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"The {kind} file {path} cannot be read: {error}.") from None
+    with reading(f"The {kind} file {path}", missing=f"There is no {kind} file {path}."):
+        return tomllib.loads(read_small(path, _LARGEST_TOML_BYTES).decode())
 
 
 def write_toml(path: Path, value: Mapping[str, Any]) -> None:
@@ -145,12 +190,12 @@ def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
         InputError: an unknown key (the near one is offered), a missing one, or a value of another type.
     """
     if not isinstance(mapping, Mapping):
-        raise InputError(f"{where}: expected a table, received {mapping!r}.")
+        raise InputError(f"{where}: expected a table, received {shown(mapping)}.")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls)) if field.init}
     for key in mapping:
         if key not in fields:
-            raise InputError(f"{where}: unknown key {key!r}. {near(str(key), fields)}")
+            raise InputError(f"{where}: unknown key {shown(key)}. {near(str(key), fields)}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in mapping:
@@ -171,28 +216,33 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return from_mapping(typing.cast(type, hint), value, where)
     if origin is typing.Literal:
         if value not in arguments:
-            raise InputError(f"{where}: expected one of {list(arguments)}, received {value!r}.")
+            raise InputError(f"{where}: expected one of {list(arguments)}, received {shown(value)}.")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise InputError(f"{where}: expected a list, received {value!r}.")
+            raise InputError(f"{where}: expected a list, received {shown(value)}.")
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_typed(arguments[0], item, where) for item in value)
         if len(arguments) != len(value):
-            raise InputError(f"{where}: expected {len(arguments)} values, received {value!r}.")
+            raise InputError(f"{where}: expected {len(arguments)} values, received {shown(value)}.")
         return tuple(_typed(kind, item, where) for kind, item in zip(arguments, value, strict=True))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise InputError(f"{where}: expected a table, received {value!r}.")
+            raise InputError(f"{where}: expected a table, received {shown(value)}.")
         return {str(key): _typed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and whole and abs(value) <= _LARGEST_WHOLE:
         return float(value)
     if hint is Any:
         return value
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise InputError(f"{where}: expected {hint.__name__}, received {value!r}.")
+    if not (isinstance(value, hint) and (hint is not int or whole)):
+        raise InputError(f"{where}: expected {hint.__name__}, received {shown(value)}.")
+    if hint is int and abs(value) > _LARGEST_WHOLE:
+        raise InputError(f"{where}: expected a number of at most 64 bits, received {shown(value)}.")
+    if hint is str and not _TEXT.fullmatch(value):
+        raise InputError(f"{where}: expected a text in UTF-8 without NUL, received {shown(value)}.")
     if hint is float and not math.isfinite(value):
-        raise InputError(f"{where}: expected a finite number, received {value!r}.")
+        raise InputError(f"{where}: expected a finite number, received {shown(value)}.")
     return value
 
 
@@ -223,7 +273,11 @@ def shipped_folders(kind: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(target: Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """A folder to fill beside `target`, which takes the name only when the block ends without an error."""
+    """A folder to fill beside `target`, which takes the name only when the block ends without an error.
+
+    Raises:
+        InputError: there is something of that name.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".part") as name:
         beside = Path(name) / "content"
@@ -237,5 +291,10 @@ def whole_folder(target: Path, check: Callable[[Path], None] | None = None) -> I
                 os.fsync(descriptor)
                 os.close(descriptor)
         sync_folder(beside)
-        beside.rename(target)
+        try:
+            beside.rename(target)
+        except OSError as error:
+            if os.path.lexists(target):
+                raise InputError(f"There is already something at {target}, put there meanwhile.") from error
+            raise
         sync_folder(target.parent)

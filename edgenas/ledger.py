@@ -5,7 +5,6 @@ when reading, so one torn line never hides the others.
 """
 
 import datetime
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,8 +42,8 @@ class Ledger:
         found = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
+                entry = files.parse_json(line)
+            except ValueError:
                 continue  # a line torn by a crash
             if isinstance(entry, dict) and (event is None or entry.get("event") == event):
                 found.append(entry)

@@ -1,6 +1,7 @@
 """Files that are whole or absent, and strict reading of what a user wrote."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -95,11 +96,12 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_rest(tmp_path: Path, m
     files.write_atomically(path, "old")
 
     def fail(descriptor: int) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
         files.write_atomically(path, "new")
+    assert caught.value.filename == str(path), "not that of the file beside it"
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
@@ -134,6 +136,7 @@ class Outer:
     big: bool = False
 
 
+HUGE = int("f" * 5000, 16)  # as TOML's 0xff...: Python refuses to write it down
 GOOD: dict[str, Any] = {"name": "n", "share": 1, "inner": {"size": 3}}
 
 
@@ -167,6 +170,14 @@ def test_from_mapping_builds_what_toml_gave(tmp_path: Path) -> None:
         ({"inputs": [1]}, "here: inputs: expected 2 values"),
         ({"more": {"x": "y"}}, r"here: more\.x: expected int"),
         ({"big": 1}, "here: big: expected bool, received 1"),
+        ({"inner": {"size": 2**63}}, "here: inner: size: expected a number of at most 64 bits, received 9223"),
+        ({"inner": {"size": HUGE}}, "at most 64 bits, received a int that is too large to show"),
+        ({"share": HUGE}, "here: share: expected float, received a int that is too large to show"),
+        ({"name": [HUGE]}, "here: name: expected str, received a list that is too large to show"),
+        ({"name": "a\0b"}, "here: name: expected a text in UTF-8 without NUL, received"),
+        ({"name": "a\ud800"}, "here: name: expected a text in UTF-8 without NUL, received"),
+        ({"name": ["x" * 10_000]}, r"received \['x{298}\.\.\. \(10004 characters\)"),
+        ({"x" * 10_000: 1}, r"unknown key 'x{299}\.\.\."),
     ],
 )
 def test_from_mapping_is_strict(change: dict[str, Any], text: str) -> None:
@@ -179,7 +190,13 @@ def test_from_mapping_names_what_is_missing() -> None:
         files.from_mapping(Outer, {"share": 1}, "here")
 
 
-@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b"a = 1\na = 2"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a = ", b"\xff\xfe", b"a = 1\na = 2", b"a = " + b"[" * 9000, b"a = " + b"9" * 5000, b"a = 2026-13-45",
+        b"#" * 33_000,
+    ],
+)  # fmt: skip
 def test_broken_toml_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.toml"
     path.write_bytes(content)
@@ -187,6 +204,51 @@ def test_broken_toml_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
         files.read_toml(path, "device")
     with pytest.raises(InputError, match="There is no device file"):
         files.read_toml(tmp_path / "y.toml", "device")
+    for make in (Path.mkdir, os.mkfifo):
+        path.unlink() if path.is_file() else path.rmdir()
+        make(path)
+        with pytest.raises(InputError, match=r"The device file .* cannot be read: it is no file"):
+            files.read_toml(path, "device")
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """A pipe, a folder, a device such as /dev/stdout."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "pipe", tmp_path / "folder"):
+        before = path.stat()
+        with pytest.raises(InputError, match=rf"{path} is no file, and is not replaced by one"):
+            files.write_atomically(path, "x")
+        assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name in ("link", "dangling"):
+        files.write_atomically(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+
+
+def test_a_text_that_is_none_leaves_the_old_content(tmp_path: Path) -> None:
+    files.write_atomically(tmp_path / "x", "old")
+    with pytest.raises(InputError, match=r"'caf\\udce9' is no text in UTF-8"):
+        files.write_atomically(tmp_path / "x", "caf\udce9")
+    assert (tmp_path / "x").read_text() == "old"
+
+
+def test_a_path_below_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/x") == tmp_path / "x"
+    assert files.user_path("a/~") == Path("a/~")
+    with pytest.raises(InputError, match="The path '~nobody-here' cannot be read"):
+        files.user_path("~nobody-here")
+
+
+def test_a_folder_whose_name_is_taken_meanwhile(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with pytest.raises(InputError, match="There is already something at"), files.whole_folder(target):
+        target.mkdir()
+        (target / "x").write_text("other")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "x"]
 
 
 @pytest.mark.parametrize("name", ["pi", "pi-4.local", "A_1", "0", "x" * 63])

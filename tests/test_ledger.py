@@ -32,6 +32,18 @@ def test_a_torn_line_hides_no_other(tmp_path: Path, keep: int) -> None:
     assert [entry["event"] for entry in ledger.entries()] == ["first", "last"]
 
 
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, '{"event": "x", "n": NaN}', '{"event": "x", "n": 1e999}', "\ud800", '"x"']
+)
+def test_a_line_that_nobody_wrote_hides_no_other(tmp_path: Path, line: str) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("first")
+    with ledger.path.open("ab") as file:
+        file.write(line.encode(errors="surrogatepass") + b"\n")
+    ledger.append("last")
+    assert [entry["event"] for entry in ledger.entries()] == ["first", "last"]
+
+
 def test_a_value_that_is_no_json_leaves_the_file_alone(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.append("first")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
-from edgenas.errors import InputError, near
+from edgenas.errors import InputError, near, shown
 
 Shape = tuple[int, int, int]  # height, width, channels
 Activation = Literal["relu", "relu6", "hardswish"]
@@ -96,7 +96,7 @@ def parse_block(token: str) -> Block:
     """
     kind, *parts = token.split("_")
     if kind not in Block.kinds:
-        raise InputError(f"Unknown kind of block {kind!r} in {token!r}. {near(kind, Block.kinds)}")
+        raise InputError(f"Unknown kind of block {shown(kind)} in {shown(token)}. {near(kind, Block.kinds)}")
     cls = Block.kinds[kind]
     values: dict[str, Any] = {}
     for text in parts:
@@ -107,13 +107,15 @@ def parse_block(token: str) -> Block:
                 break
         else:
             known = [f.metadata["prefix"] or f.name for f in dataclasses.fields(cls)]
-            raise InputError(f"Unknown part {text!r} in {token!r}. The parts of a {kind} are: {', '.join(known)}.")
+            raise InputError(
+                f"Unknown part {shown(text)} in {shown(token)}. The parts of a {kind} are: {', '.join(known)}."
+            )
     for part in dataclasses.fields(cls):
         if part.name not in values and part.default is dataclasses.MISSING:
-            raise InputError(f"{token!r} lacks its {part.name} ({part.metadata['prefix'] or part.name}...).")
+            raise InputError(f"{shown(token)} lacks its {part.name} ({part.metadata['prefix'] or part.name}...).")
     block = cls(**values)
     if block.token != token:
-        raise InputError(f"{token!r} is not in canonical form; write {block.token!r}.")
+        raise InputError(f"{shown(token)} is not in canonical form; write {block.token!r}.")
     return block
 
 
@@ -124,11 +126,11 @@ def _read_part(part: "dataclasses.Field[Any]", text: str) -> Any:
         if part.type is Activation:
             return text if text in get_args(Activation) else None
         sizes = text.split("x")
-        return tuple(map(int, sizes)) if len(sizes) == 3 and all(_is_count(size) for size in sizes) else None
+        return tuple(map(int, sizes)) if len(sizes) == 3 and all(is_count(size) for size in sizes) else None
     if not text.startswith(prefix):
         return None
     rest = text[len(prefix) :]
-    if _is_count(rest):
+    if is_count(rest):
         return float(rest) if part.type is float else int(rest)
     if part.type is float:
         try:
@@ -139,7 +141,8 @@ def _read_part(part: "dataclasses.Field[Any]", text: str) -> Any:
     return None
 
 
-def _is_count(text: str) -> bool:
+def is_count(text: str) -> bool:
+    """Whether `text` is a number of the notation: digits, of less than a million."""
     return text.isascii() and text.isdigit() and len(text) < 7
 
 

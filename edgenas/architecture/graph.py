@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from edgenas.architecture.blocks import Block, Input, Operator, Shape, parse_block
-from edgenas.errors import InputError
+from edgenas.architecture.blocks import Block, Input, Operator, Shape, is_count, parse_block
+from edgenas.errors import InputError, shown
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,13 @@ class Layer:
             InputError: the text is no layer.
         """
         token, separator, shapes = text.partition("@")
-        try:
-            sizes = [tuple(map(int, shape.split("x"))) for shape in shapes.split("+")]
-        except ValueError:
-            sizes = []
-        if not separator or not sizes or any(len(size) != 3 or min(size) < 1 for size in sizes):
-            raise InputError(f"{text!r} is no layer: expected BLOCK@HEIGHTxWIDTHxCHANNELS.")
+        words = [shape.split("x") for shape in shapes.split("+")]
+        sizes = [tuple(int(word) if is_count(word) else 0 for word in three) for three in words]
+        if not separator or any(len(size) != 3 or min(size) < 1 for size in sizes):
+            raise InputError(f"{shown(text)} is no layer: expected BLOCK@HEIGHTxWIDTHxCHANNELS.")
         layer = cls(parse_block(token), tuple((size[0], size[1], size[2]) for size in sizes))
         if str(layer) != text:
-            raise InputError(f"{text!r} is not in canonical form; write {str(layer)!r}.")
+            raise InputError(f"{shown(text)} is not in canonical form; write {shown(str(layer))}.")
         return layer
 
     @property
@@ -147,12 +145,12 @@ class Architecture:
         nodes = []
         for word in text.split(" "):
             token, separator, sources = word.partition("@")
-            if separator and not all(source.isascii() and source.isdigit() for source in sources.split(",")):
-                raise InputError(f"{word!r}: expected node numbers after '@', received {sources!r}.")
+            if separator and not all(map(is_count, sources.split(","))):
+                raise InputError(f"{shown(word)}: expected node numbers after '@', received {shown(sources)}.")
             nodes.append(Node(parse_block(token), tuple(map(int, sources.split(","))) if separator else ()))
         architecture = cls(tuple(nodes))
         if str(architecture) != text:
-            raise InputError(f"{text!r} is not in canonical form; write {str(architecture)!r}.")
+            raise InputError(f"{shown(text)} is not in canonical form; write {shown(str(architecture))}.")
         return architecture
 
     def __str__(self) -> str:

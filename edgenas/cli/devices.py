@@ -4,7 +4,16 @@ from typing import Any
 
 import click
 
-from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, stderr, stdout
+from edgenas.cli.printing import (
+    each,
+    json_option,
+    print_json,
+    print_pairs,
+    print_table,
+    refuse_unreadable,
+    stderr,
+    stdout,
+)
 from edgenas.errors import CheckFailedError, counted
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("!!", "yellow"), "problem": ("XX", "red")}  # (word, colour)
@@ -99,13 +108,16 @@ def list_(as_json: bool) -> None:
     \b
     Example: edgenas device list
     """
-    from edgenas.device import list_devices
+    from edgenas.device import Device, device_names
 
-    rows = [(d.name, d.url, d.runtime.package, "pinned" if d.host_key else "-") for d in list_devices()]
+    found, bad = each(device_names(), Device.load)
+    rows = [(d.name, d.url, d.runtime.package, "pinned" if d.host_key else "-") for d in found]
     if as_json:
-        print_json({"devices": [dict(zip(("name", "url", "runtime", "host_key"), row, strict=True)) for row in rows]})
+        listed = [dict(zip(("name", "url", "runtime", "host_key"), row, strict=True)) for row in rows]
+        print_json({"devices": listed, "unreadable": bad})
     else:
         print_table(("name", "url", "runtime", "host key"), rows)
+    refuse_unreadable(bad)
 
 
 @device.command()

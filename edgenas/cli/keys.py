@@ -2,7 +2,7 @@
 
 import click
 
-from edgenas.cli.printing import json_option, print_json, print_table, stdout
+from edgenas.cli.printing import each, json_option, print_json, print_table, refuse_unreadable, stdout
 
 
 @click.group()
@@ -46,16 +46,18 @@ def list_(device: str | None, as_json: bool) -> None:
     from edgenas.deploy.keys import PublicKey, key_names, trusted_keys
     from edgenas.device import Device
 
-    own = {public.id: public.name for public in map(PublicKey.load, key_names())}
+    found, bad = each(key_names(), PublicKey.load)
+    own = {public.id: public.name for public in found}
     ids = list(own) if device is None else trusted_keys(Device.load(device))
     if as_json:
-        print_json({"device": device, "keys": [{"key": one, "name": own.get(one)} for one in ids]})
+        print_json({"device": device, "keys": [{"key": one, "name": own.get(one)} for one in ids], "unreadable": bad})
     elif ids:
         print_table(("key", "yours, called"), [(one, own.get(one, "-")) for one in ids])
-    elif device is None:
+    elif device is None and not bad:
         stdout.print("There is no key yet. To make one: edgenas key create", markup=False)
-    else:
+    elif device is not None:
         stdout.print(f"{device} trusts no key: it takes what comes whole. See: edgenas key trust", markup=False)
+    refuse_unreadable(bad)
 
 
 @key.command()

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from edgenas.errors import EdgeNASError, InputError
+
+T = TypeVar("T")
 # What a terminal obeys, or what turns the order of a line around; and halves of characters, which cannot be written.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -24,6 +27,10 @@ class PlainConsole(Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, soft_wrap=True, **settings)
+
+    def on_broken_pipe(self) -> None:
+        """Let the caller say how it ends, which here is an exit by rich."""
+        raise
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Every text comes by here, those in cells of tables among them."""
@@ -54,6 +61,24 @@ class Shape(click.ParamType[tuple[int, int, int]]):
         if len(sizes) != 3 or not all(size.isascii() and size.isdigit() and int(size) > 0 for size in sizes):
             self.fail(f"expected HEIGHTxWIDTHxCHANNELS such as 28x28x1, received {value!r}.", param, ctx)
         return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def each(names: Iterable[str], load: Callable[[str], T]) -> tuple[list[T], dict[str, str]]:
+    """What there is by name, and why the others cannot be read: one bad file hides none of the good ones."""
+    found: list[T] = []
+    bad: dict[str, str] = {}
+    for name in names:
+        try:
+            found.append(load(name))
+        except EdgeNASError as error:
+            bad[name] = str(error)
+    return found, bad
+
+
+def refuse_unreadable(bad: Mapping[str, str]) -> None:
+    """Raise `InputError` where there are any, after the good ones have been shown."""
+    if bad:
+        raise InputError(" ".join(bad.values()))
 
 
 def print_json(value: Any) -> None:

@@ -1,14 +1,13 @@
-"""edgenas profile, table ..., measure."""
+"""edgenas profile, table ..."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgenas.cli.comparing import character_rows, diff, print_kernels, show_character, show_layer
+from edgenas.cli.comparing import character_rows, diff, show_character, show_layer
 from edgenas.cli.importing import import_
-from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stderr, stdout
+from edgenas.cli.printing import Shape, json_option, print_json, print_pairs, print_table, progress_bars, stdout
 from edgenas.errors import counted
 
 # Of a table's provenance, what `profile --json` repeats.
@@ -277,61 +276,3 @@ def _quality(found: dict[str, Any], what: str) -> str:
 
 table.add_command(import_)
 table.add_command(diff)
-
-
-@click.command()
-@click.argument("model", metavar="MODEL.tflite", type=click.Path(path_type=Path))
-@click.argument("device")
-@click.option("--runs", type=click.IntRange(10, 100_000), default=200, show_default=True)
-@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--every-ms", type=click.FloatRange(0.1, 60_000), help="Sleep in between: 100 is a 10 Hz camera.")
-@click.option("--kernels", is_flag=True, help="Name the kernels that run in it, and their times, as well.")
-@json_option
-def measure(
-    model: Path, device: str, runs: int, threads: int, every_ms: float | None, kernels: bool, as_json: bool
-) -> None:
-    """Measure any MODEL.tflite on DEVICE: latency and memory.
-
-    \b
-    Example: edgenas measure model.tflite pi
-    """
-    from edgenas.device import Device
-    from edgenas.latency.profiling.kernels import READING, kernels_in
-    from edgenas.latency.profiling.measuring import measure_file
-
-    target = Device.load(device)
-    with progress_bars() as progress:
-        result = measure_file(
-            model,
-            target,
-            runs,
-            threads,
-            every_ms,
-            lambda attempt, tries: progress("waiting: the device is disturbed", attempt, tries),
-        )
-    if kernels:
-        ran = kernels_in(model, target, threads, target.runtime.cores)
-        result |= {"kernels": [dataclasses.asdict(kernel) for kernel in ran.kernels], "kernels_us": ran.total_us}
-    if as_json:
-        print_json(result)
-    else:
-        times, grown = result["latency_ms"], result["peak_rss_growth_kb"]
-        if result.get("late"):
-            stderr.print(
-                f"The model is too slow for one inference every {every_ms:g} ms: {result['late']:.0%} began late.",
-                markup=False,
-            )
-        high = "" if times["p90"] is None else f"p90 {times['p90']:.3f}, p99 {times['p99']:.3f}, "
-        busy = " (the device is busy)" if result["steadiness"] == "disturbed" else ""
-        print_pairs(
-            {
-                "latency": f"median {times['median']:.3f} ms (95%: {times['ci95'][0]:.3f} to {times['ci95'][1]:.3f}), "
-                f"{high}the first {times['first']:.3f}{busy}",
-                "load": f"{result['load_ms']:.2f} ms",
-                "memory": "not told" if grown is None else f"peak RSS grew by {grown} kB",
-                "steadiness": result["steadiness"] + (f". {result['busy_with']}" if result["busy_with"] else ""),
-            }
-        )
-        if kernels:
-            print_kernels(result["kernels"], result["kernels_us"])
-            stdout.print(f"Note: {READING}", markup=False)

@@ -258,7 +258,7 @@ def _row_of(model: Any) -> tuple[object, ...]:
     record = model.record or {}
     now = "WRONG" if model.wrong else _ms(model.latency_ms_now)
     study, then = str(record.get("study", "-")), _ms(record.get("latency_ms"))
-    return (model.device, model.name, model.release, model.previous or "-", model.since, study, then, now)
+    return (model.device, model.name, model.release or "-", model.previous or "-", model.since or "-", study, then, now)
 
 
 def _ms(times: Any) -> str:

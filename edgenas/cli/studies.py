@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from edgenas.cli.printing import json_option, print_json, print_pairs, print_table, stdout
+from edgenas.cli.printing import each, json_option, print_json, print_pairs, print_table, refuse_unreadable, stdout
 
 
 @click.group()
@@ -22,19 +22,27 @@ def list_(as_json: bool) -> None:
     """
     from edgenas.strategy import StoredStudy, load_settings, study_names
 
-    rows = []
-    for name in study_names():
+    def row_of(name: str) -> dict[str, Any]:
         settings, found = load_settings(name), StoredStudy(name)
         front, done = found.front, found.counts()["complete"]
         best = front.pick("best") if len(front) else None
-        rows.append({
+        return {
             "study": name, "data": settings.data, "device": settings.device, "precision": settings.precision,
             "trials": done, "of": settings.trials, "best_accuracy": best and best.accuracy,
             "best_latency_ms": best and best.latency_ms,
-        })  # fmt: skip
+        }  # fmt: skip
+
+    rows, bad = each(study_names(), row_of)
     if as_json:
-        print_json({"studies": rows})
-    elif not rows:
+        print_json({"studies": rows, "unreadable": bad})
+    elif rows or not bad:
+        print_studies(rows)
+    refuse_unreadable(bad)
+
+
+def print_studies(rows: list[dict[str, Any]]) -> None:
+    """A line a study, for people."""
+    if not rows:
         stdout.print("There is no study here yet. One begins with: edgenas search")
     else:
         heads = ("study", "data", "device", "trials", "best", "ms")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgenas.deploy.samples import Samples
 from edgenas.device import Agent, Connection, Device
-from edgenas.errors import CheckFailedError, DeviceError
+from edgenas.errors import CheckFailedError, DeviceError, reading
 from edgenas.latency.profiling.bench import Progress
 
 _HEADER_BYTES = 4096  # of a NumPy file with outputs, and more
@@ -106,9 +106,5 @@ def _count(said: dict[str, Any], key: str) -> int:
 
 
 def _read_outputs(path: Path, device: Device) -> npt.NDArray[Any]:
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - NumPy fails in many ways at what a device may put into a file
-        why = f"{type(error).__name__}: {error}"
-        raise DeviceError(f"{device.name}: its outputs of the samples cannot be read: {why}.") from None
+    with reading(f"{device.name}: its outputs of the samples", error=DeviceError), path.open("rb") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

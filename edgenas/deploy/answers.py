@@ -1,7 +1,6 @@
 """What a trained network makes of the test images, kept beside its bundle: mistakes can be looked at, on this host."""
 
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import edgenas.files as files
-from edgenas.errors import InputError
+from edgenas.errors import reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +37,8 @@ class Answers:
         Raises:
             InputError: it is not there, or not whole.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["images"], arrays["outputs"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} cannot be read: {error}.") from None
+        with reading(f"The file {path}"), np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["images"], arrays["outputs"])
 
 
 def answers_path(bundle: Path) -> Path:

@@ -1,12 +1,12 @@
 """`Bundle`: a trained network as a folder, with all that is needed to check it wherever it goes."""
 
+import contextlib
 import dataclasses
 import io
 import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +15,12 @@ from pathlib import Path
 import edgenas.files as files
 from edgenas.architecture import Architecture
 from edgenas.deploy.keys import SigningKey
-from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, read_small, write_manifest
+from edgenas.deploy.manifest import FILE, Manifest, new_release, read_manifest, write_manifest
 from edgenas.deploy.manifest import LARGEST_BYTES as SMALL_BYTES
 from edgenas.deploy.samples import Pieces, Samples, copy_in_pieces, read_samples
 from edgenas.deploy.verification import refuse_mislabelled
 from edgenas.device.agent.signatures import SIGNATURE
-from edgenas.errors import CheckFailedError, EdgeNASError, InputError
+from edgenas.errors import CheckFailedError, EdgeNASError, InputError, reading
 
 MODEL, LABELS, SAMPLES = "model.tflite", "labels.txt", "samples.npz"
 FLOAT_MODEL = "model_float32.tflite"  # beside an int8 model, for devices where that is the slower one
@@ -29,8 +29,7 @@ PACKED = (FILE, SIGNATURE, MODEL, FLOAT_MODEL, LABELS, SAMPLES)
 LARGEST_BYTES = 1 << 30  # that a packed bundle may unpack to
 _SMALL = {FILE, SIGNATURE, LABELS}  # its texts, which are read whole
 UNPACKED = Path(".edgenas") / "bundles"
-# What reading a zip file of somebody else's can fail with.
-_BROKEN_ZIP = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_AGAIN = "Train the bundle again."
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,8 @@ class Bundle:
             InputError: they are no text in UTF-8.
         """
         path = self.folder / LABELS
-        try:
-            return tuple(read_small(path).decode().split("\n")[:-1])
-        except (OSError, ValueError) as error:
-            raise InputError(f"The labels {path} cannot be read: {error}. Train the bundle again.") from None
+        with reading(f"The labels {path}", _AGAIN):
+            return tuple(files.read_small(path, SMALL_BYTES).decode().split("\n")[:-1])
 
     @cached_property
     def samples(self) -> Samples | None:
@@ -104,10 +101,8 @@ class Bundle:
         if SAMPLES not in self.manifest.files:
             return None
         path = self.folder / SAMPLES
-        try:
+        with reading(f"The samples {path}", _AGAIN):
             return read_samples(path, self.manifest)
-        except _BROKEN_ZIP as error:
-            raise InputError(f"The samples {path} cannot be read: {error}. Train the bundle again.") from None
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -117,12 +112,11 @@ class Bundle:
     @cached_property
     def signed_by(self) -> str | None:
         """The id of the key that its signature names (which is checked where it is deployed); None: not signed."""
-        try:
-            if not os.path.lexists(self.folder / SIGNATURE):
+        path = self.folder / SIGNATURE
+        with reading(f"The signature {path}", "Sign it again: edgenas sign."):
+            if not os.path.lexists(path):
                 return None
-            return str(files.parse_json(read_small(self.folder / SIGNATURE))["key"])[:16]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"The signature {self.folder / SIGNATURE} cannot be read: {error!r}.") from None
+            return str(files.parse_json(files.read_small(path, SMALL_BYTES))["key"])[:16]
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
@@ -251,25 +245,34 @@ def unpack(path: Path, folder: Path) -> Path:
         InputError: it is no bundle, or there is something at `folder`.
     """
     refuse_existing(folder)
-    try:
-        with Pieces(path) as file, zipfile.ZipFile(file) as archive:
-            found = {info.filename: info for info in archive.infolist()}
-            if len(found) != len(archive.infolist()) or not found.keys() <= set(PACKED):
-                raise InputError(f"{path} is no bundle: it holds {', '.join(sorted(found))[:200]!r}.")
-            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in found.values()):
-                raise InputError(f"{path} is no bundle: it is compressed in a way that no bundle is.")
-            if sum(info.file_size for info in found.values()) > LARGEST_BYTES:
-                raise InputError(f"{path} unpacks to more than {LARGEST_BYTES >> 20} MB: that is no bundle.")
-            for name in _SMALL & found.keys():
-                if found[name].file_size > SMALL_BYTES:
-                    raise InputError(f"{path} is no bundle: its {name} is larger than {SMALL_BYTES >> 20} MB.")
-            with files.whole_folder(folder) as beside:
-                for name, info in found.items():
-                    with archive.open(info) as content:
-                        copy_in_pieces(content, beside / name, info.file_size)
-    except _BROKEN_ZIP as error:
-        raise InputError(f"The bundle {path} cannot be read: {error}.") from None
+    with contextlib.ExitStack() as opened:
+        with reading(f"The bundle {path}", missing=f"There is no bundle {path}."):
+            archive = opened.enter_context(zipfile.ZipFile(opened.enter_context(Pieces(path))))
+            found = _members(archive, path)
+        beside = opened.enter_context(files.whole_folder(folder))
+        for name, info in found.items():
+            with reading(f"The bundle {path}"), archive.open(info) as content:
+                copy_in_pieces(content, beside / name, info.file_size)
     return folder
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The files of a packed bundle by name, none of which has been read.
+
+    Raises:
+        InputError: they are not those of a bundle, or larger.
+    """
+    found = {info.filename: info for info in archive.infolist()}
+    if len(found) != len(archive.infolist()) or not found.keys() <= set(PACKED):
+        raise InputError(f"{path} is no bundle: it holds {', '.join(sorted(found))[:200]!r}.")
+    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in found.values()):
+        raise InputError(f"{path} is no bundle: it is compressed in a way that no bundle is.")
+    if sum(info.file_size for info in found.values()) > LARGEST_BYTES:
+        raise InputError(f"{path} unpacks to more than {LARGEST_BYTES >> 20} MB: that is no bundle.")
+    for name in _SMALL & found.keys():
+        if found[name].file_size > SMALL_BYTES:
+            raise InputError(f"{path} is no bundle: its {name} is larger than {SMALL_BYTES >> 20} MB.")
+    return found
 
 
 def sign(path: Path, key: SigningKey | None, after: int = 0) -> Bundle:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,8 +20,9 @@ import edgenas.files as files
 from edgenas.device import Device, connect, open_agent
 from edgenas.device.agent.signatures import key_id, signed_part
 from edgenas.device.agent.store import entries
-from edgenas.errors import DeviceError, InputError, near
+from edgenas.errors import DeviceError, InputError, near, reading
 
+_LARGEST_BYTES = 64 << 10  # of a key's file, of 200 bytes
 DEFAULT = "default"  # the key that signs unless another one is named
 _WORD = "edgenas-ed25519"
 _PUBLIC = re.compile(_WORD + r" ([0-9a-f]{64})( .*)?")
@@ -58,14 +58,10 @@ class PublicKey:
             InputError: there is none, or it is not a public key.
         """
         path = Path(name) if name.endswith(".pub") else _folder() / f"{files.check_name('key', name)}.pub"
-        try:
-            match = _PUBLIC.fullmatch(path.read_text(encoding="utf-8").strip())
-        except FileNotFoundError:
-            raise InputError(
-                f"There is no key {name!r}. {near(name, key_names())} To make one: edgenas key create"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The key {path} cannot be read: {error}.") from None
+        if not os.path.lexists(path):
+            raise InputError(f"There is no key {name!r}. {near(name, key_names())} To make one: edgenas key create")
+        with reading(f"The key {path}"):
+            match = _PUBLIC.fullmatch(files.read_small(path, _LARGEST_BYTES).decode().strip())
         if match is None:
             raise InputError(f"{path} is no public key: expected a line '{_WORD} HEX NAME'.")
         return cls(bytes.fromhex(match[1]), (match[2] or "").strip() or path.stem)
@@ -133,12 +129,10 @@ def _write_private(path: Path, private: Ed25519PrivateKey) -> None:
 
 
 def _read_private(path: Path) -> Ed25519PrivateKey:
-    try:
+    with reading(f"The private key {path}"):
         if path.stat().st_mode & 0o077:
             raise InputError(f"Others can read the private key {path}, so it is not used: chmod 600 {path}")
-        private = serialization.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(f"The private key {path} cannot be read: {error}.") from None
+        private = serialization.load_pem_private_key(files.read_small(path, _LARGEST_BYTES), None)
     if not isinstance(private, Ed25519PrivateKey):
         raise InputError(f"{path} is no Ed25519 key.")
     return private
@@ -196,15 +190,12 @@ def trusted_keys(device: Device) -> list[str]:
 def _ask(device: Device, op: str, **params: Any) -> list[str]:
     with connect(device) as connection, open_agent(connection) as agent:
         answer = agent.call(op, **params)
-    try:
+    with reading(f"{device.name}: its answer to {op!r}", error=DeviceError):
         return [str(key)[:16] for key in answer["trusted"]]
-    except (KeyError, TypeError):
-        raise DeviceError(f"{device.name}: its answer to {op!r} makes no sense: {answer!r}.") from None
 
 
 def _folder() -> Path:
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / "edgenas" / "keys"
+    return files.user_path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "edgenas" / "keys"
 
 
 def _private_path(name: str) -> Path:

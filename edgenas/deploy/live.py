@@ -1,6 +1,6 @@
 """What can be said of a release that is live, on a board as on a phone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgenas.deploy.agreement import Agreement
@@ -18,17 +18,19 @@ class Deployed:
 
     Attributes:
         name: of the model there.
-        release: its number, growing with each one shipped.
+        release: its number, growing with each one shipped; None: it cannot be told, `wrong` says why.
         previous: the release that `rollback` would make live; None: there is none.
         since: when it was made live (UTC, by the device's clock).
         record: what was known of it when it was shipped.
+        wrong: what is not as it was shipped; None: nothing is, or nobody looked.
     """
 
     name: str
-    release: int
+    release: int | None
     previous: int | None
     since: str | None
     record: dict[str, Any] | None
+    wrong: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

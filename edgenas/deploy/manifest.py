@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import edgenas.files as files
-from edgenas.errors import CheckFailedError, InputError
+from edgenas.errors import CheckFailedError, InputError, reading, shown
 from edgenas.evaluation.recipe import Recipe
 from edgenas.latency.table import Identity
 
@@ -189,20 +189,6 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     files.write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_small(path: Path, most_bytes: int = LARGEST_BYTES) -> bytes:
-    """The content of a file that is small: of one that is not, no more is read.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is larger.
-    """
-    with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"it is larger than {most_bytes >> 10} kB")
-    return content
-
-
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a bundle.
 
@@ -210,20 +196,15 @@ def read_manifest(path: Path) -> Manifest:
         InputError: missing, no JSON, or of another format.
         CheckFailedError: changed since it was written.
     """
-    try:
-        content = files.parse_json(read_small(path))
-        checksum = content.pop("checksum")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path.parent} is no bundle: it has no {path.name}. `edgenas train STUDY` writes one."
-        ) from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"The manifest {path} cannot be read ({error}). Train the bundle again.") from None
+    absent = f"{path.parent} is no bundle: it has no {path.name}. `edgenas train STUDY` writes one."
+    with reading(f"The manifest {path}", "Train the bundle again.", missing=absent):
+        content = files.parse_json(files.read_small(path, LARGEST_BYTES))
+        checksum, received = content.pop("checksum"), files.sha256(files.canonical_json(content).encode())
     if content.get("format") != FORMAT:
         raise InputError(
-            f"The bundle {path.parent} has format {content.get('format')!r}, expected {FORMAT}. Train it again, or use "
-            "the version of EdgeNAS that wrote it."
+            f"The bundle {path.parent} has format {shown(content.get('format'))}, expected {FORMAT}. Train it again, "
+            "or use the version of EdgeNAS that wrote it."
         )
-    if files.sha256(files.canonical_json(content).encode()) != checksum:
+    if received != checksum:
         raise CheckFailedError(f"{path} was changed after it was written: its checksum does not match.")
     return files.from_mapping(Manifest, content, str(path))

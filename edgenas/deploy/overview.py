@@ -21,13 +21,11 @@ class Running(Deployed):
     Attributes:
         device: where.
         latency_ms_now: "median" and "p90"; None: not measured.
-        wrong: what is not as it was shipped; None: nothing is, or nobody looked.
         not_measured: why it could not be looked at or timed; None: it could, or nobody tried.
     """
 
     device: str
     latency_ms_now: dict[str, float] | None = None
-    wrong: str | None = None
     not_measured: str | None = None
 
 
@@ -83,7 +81,7 @@ def overview(
 
 
 def _look(device: Device, one: Deployed, measure: bool, to_app: str | None) -> Running:
-    now, wrong, not_measured = None, None, None
+    now, wrong, not_measured = None, one.wrong, None
     if measure:
         try:
             now = verify(device, one.name, to_app=to_app).latency_ms
@@ -91,4 +89,4 @@ def _look(device: Device, one: Deployed, measure: bool, to_app: str | None) -> R
             wrong = str(error)
         except EdgeNASError as error:
             not_measured = str(error)
-    return Running(**vars(one), device=device.name, latency_ms_now=now, wrong=wrong, not_measured=not_measured)
+    return Running(**vars(one) | {"wrong": wrong}, device=device.name, latency_ms_now=now, not_measured=not_measured)

@@ -26,18 +26,26 @@ _RELEASE = re.compile(r"[1-9][0-9]{0,17}")
 _LIST = """
 [ -e "$1" ] || [ -L "$1" ] || exit 0
 cd "$1" || exit 1
-for m in *; do [ -d "$m/releases" ] && printf '%s\\n' "$m"; done
+for m in *; do { [ -d "$m/releases" ] || [ -e "$m/current" ] || [ -L "$m/current" ]; } && printf '%s\\n' "$m"; done
 exit 0
 """
 _STATE = """
 [ -e "$1" ] || [ -L "$1" ] || exit 0
 cd "$1" || exit 1
 echo "now $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-echo "current $(readlink current 2>/dev/null || head -n 1 current 2>/dev/null)"
-for r in releases/*; do [ -d "$r" ] && echo "release ${r##*/}"; done
+l=
+if [ -L current ]; then l=$(readlink current); elif [ -f current ]; then IFS= read -r l < current; fi
+n=${l#releases/} odd=
+case $n in '' | 0* | *[!0-9]*) odd=1 ;; esac
+[ "$l" = "releases/$n" ] && [ ! -L "releases/$n" ] || odd=1
+[ ! -L current ] || [ ! -e "releases/$n" ] || [ current -ef "releases/$n" ] || odd=1
+[ -e current ] || [ -L current ] || odd=
+[ -L releases ] && odd=1
+if [ "$odd" ]; then echo "odd $l" | head -n 1; else echo "current $n"; fi
+for r in releases/*; do [ -d "$r" ] && [ ! -L "$r" ] && echo "release ${r##*/}"; done
 echo history
 [ -e history.jsonl ] || [ -L history.jsonl ] || exit 0
-cat history.jsonl
+[ -f history.jsonl ] && cat history.jsonl
 """
 _STAGE = """
 mkdir -p "$1" && cd "$1" && rm -rf .staging current_?????? && mkdir .staging && df -Pk . | {
@@ -47,7 +55,8 @@ _HASHES = """
 cd "$1" || exit 1
 for f in * .[!.]* ..?*; do
     [ -e "$f" ] || [ -L "$f" ] || continue
-    { [ -f "$f" ] && sha256sum < "$f" || echo none; } | { read -r hash rest; printf '%s %s\\n' "$hash" "$f"; }
+    { [ -f "$f" ] && [ ! -L "$f" ] && sha256sum < "$f" || echo none; } | {
+        read -r hash rest; printf '%s %s\\n' "$hash" "$f"; }
 done
 """
 _MOVE = 'cd "$1" && mkdir -p releases && sync && mv .staging "releases/$2" && sync'
@@ -57,7 +66,7 @@ cd "$1" || exit 1
 [ -d "releases/$2" ] || { echo "release $2 is not there" >&2; exit 1; }
 if ln -sfn "releases/$2" current 2>/dev/null && [ "$(readlink current)" = "releases/$2" ]; then sync; exit 0; fi
 if [ -L current ] || [ -d current ]; then echo "current cannot be replaced" >&2; exit 1; fi
-printf 'releases/%s\\n' "$2" > .current-new && mv -f .current-new current && sync
+printf 'releases/%s\\n' "$2" > .current-new && sync && mv -f .current-new current && sync
 """
 # What could not be noted whole did not come to pass: it is taken off again.
 _NOTE = """
@@ -134,15 +143,24 @@ class PhoneReleases:
         return sorted(name for name in self._run(_LIST, self._root).splitlines() if _NAME.fullmatch(name))
 
     def state(self, name: str) -> State:
-        """What the phone holds of a model; nothing of it is believed unchecked."""
+        """What the phone holds of a model; nothing of it is believed unchecked.
+
+        Raises:
+            CheckFailedError: what is called `current` names none of its own releases.
+        """
         head, _, history = self._run(_STATE, self._model(name)).partition("history\n")
         now, live, releases = None, None, []
         for line in head.split("\n"):
             key, _, value = line.partition(" ")
             if key == "now" and re.fullmatch(r"[0-9TZ:-]{20}", value):
                 now = value
-            elif key == "current" and _RELEASE.fullmatch(value.strip().removeprefix("releases/")):
-                live = int(value.strip().removeprefix("releases/"))
+            elif key == "current" and _RELEASE.fullmatch(value):
+                live = int(value)
+            elif key == "odd" or (key == "current" and value):
+                raise CheckFailedError(
+                    f"{self._connection.device.name}: {self._model(name)}/current is no link to one of its releases "
+                    f"(it leads to {value[:200]!r}): EdgeNAS did not make it so. Remove it there, and ship again."
+                )
             elif key == "release" and _RELEASE.fullmatch(value):
                 releases.append(int(value))
         return State(now, live, tuple(sorted(releases)), tuple(_events(history)))

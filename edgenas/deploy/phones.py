@@ -15,7 +15,7 @@ from edgenas.deploy.promise import Measured, files_beside, measured_beside, prom
 from edgenas.deploy.shipment import RELEASED, Shipment, threads_of
 from edgenas.deploy.shipped import Shipped
 from edgenas.device import Device, connect, open_phone
-from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
+from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError, UnreachableError, WentBackError
 from edgenas.latency.profiling.anchors import anchors_of
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.profiling.phone import PhoneBench
@@ -57,8 +57,8 @@ def deployed_on_phone(device: Device, to_app: str | None = None) -> list[Deploye
     """What is live on a phone, by name; see `deployed`."""
     with connect(device) as connection:
         releases = PhoneReleases(connection, to_app)
-        states = {name: releases.state(name) for name in releases.names()}
-    return [_deployed(name, state) for name, state in states.items() if state.live is not None]
+        found = [_deployed(releases, name) for name in releases.names()]
+    return [one for one in found if one is not None]
 
 
 def roll_back_phone(device: Device, name: str, to: int | None = None, to_app: str | None = None) -> RolledBack:
@@ -109,7 +109,7 @@ def _switch(
         raise
     except (CheckFailedError, DeviceError) as error:
         releases.point(name, before)
-        with contextlib.suppress(DeviceError):  # what it was is told all the same
+        with contextlib.suppress(EdgeNASError):  # what it was is told all the same
             if release not in releases.state(name).were_live:
                 releases.remove(name, release)
         where = f"{device.name}: "
@@ -145,8 +145,14 @@ def verify_on_phone(
     return verified(device, name, state.live, record, measured)
 
 
-def _deployed(name: str, state: State) -> Deployed:
-    assert state.live is not None
+def _deployed(releases: PhoneReleases, name: str) -> Deployed | None:
+    """What is live of a model; None: nothing is."""
+    try:
+        state = releases.state(name)
+    except CheckFailedError as error:  # one that is spoiled hides none of the others
+        return Deployed(name, None, None, None, None, wrong=str(error))
+    if state.live is None:
+        return None
     events = [event for event in state.events if event["release"] == state.live]
     since = events[-1]["at"] if events else None
     return Deployed(name, state.live, state.previous, since, _record_of(state, state.live))

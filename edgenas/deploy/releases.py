@@ -1,6 +1,7 @@
 """What is live on a device, whether it is still whole, and the way back."""
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any
 
 from edgenas.deploy.agreement import Agreement, run_samples
@@ -9,7 +10,7 @@ from edgenas.deploy.live import Deployed, RolledBack, Verified, refuse_another, 
 from edgenas.deploy.phones import deployed_on_phone, roll_back_phone, verify_on_phone
 from edgenas.deploy.promise import measure_in_place
 from edgenas.device import Agent, Connection, Device, connect, open_agent
-from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, EdgeNASError, InputError, reading
 from edgenas.files import check_name, from_mapping
 from edgenas.latency.profiling.bench import Progress, no_progress
 
@@ -52,11 +53,9 @@ def rollback(device: Device, name: str, to: int | None = None, *, to_app: str | 
     refuse_app(device, to_app)
     with connect(device) as connection, open_agent(connection) as agent:
         answer = agent.call("rollback", name=name, to=to)
-        try:
+        with reading(f"{device.name}: its answer to 'rollback'", error=DeviceError):
             before = answer["from"]
             done = RolledBack(name, device.name, int(answer["release"]), None if before is None else int(before))
-        except (KeyError, TypeError, ValueError):
-            raise DeviceError(f"{device.name}: its answer to 'rollback' makes no sense: {answer!r}.") from None
         # It is done: should this not arrive, no more is lost than that the next rollback gives the same answer.
         with contextlib.suppress(EdgeNASError):
             agent.call("heard", name=name, release=done.active)
@@ -92,13 +91,12 @@ def verify(
     refuse_app(device, to_app)
     with connect(device) as connection, open_agent(connection) as agent:
         answer = agent.call("verify", name=name)
-        try:
+        with reading(f"{device.name}: its answer to 'verify'", error=DeviceError):
             release, folder, manifest = int(answer["release"]), str(answer["folder"]), str(answer["manifest_sha256"])
             signed_by = None if answer["signed_by"] is None else str(answer["signed_by"])[:16]
-        except (KeyError, TypeError, ValueError):
-            raise DeviceError(f"{device.name}: its answer to 'verify' makes no sense: {answer!r}.") from None
         refuse_another(device, name, release, manifest, bundle)
-        record = next((found.record for found in releases_on(agent) if found.name == name), None) or {}
+        found = release_on(agent, name)
+        record = (found and found.record) or {}
         scratch = f"{connection.folder}/verify"
         agent.lock()  # nobody else is measuring there, or uses that folder
         connection.run(["rm", "-rf", "--", scratch])  # what a broken link left
@@ -139,9 +137,28 @@ def _agreement(
 
 def releases_on(agent: Agent) -> list[Deployed]:
     """What is live, asked of an agent that is running already."""
-    answer = agent.call("deployed")
+    answer = {"live": agent.call("deployed")}
     try:
-        found = [from_mapping(Deployed, item, f"{agent.device.name} says") for item in answer]
-    except (InputError, TypeError) as error:
-        raise DeviceError(f"The agent's answer to 'deployed' makes no sense. {error}") from None
+        found = from_mapping(_Answer, answer, f"{agent.device.name} says").live
+    except InputError as error:
+        raise DeviceError(f"The agent's answer to 'deployed' makes no sense. {error}") from error
     return sorted(found, key=lambda item: item.name)
+
+
+def release_on(agent: Agent, name: str) -> Deployed | None:
+    """What is live of a model; None: nothing is.
+
+    Raises:
+        CheckFailedError: it cannot be told.
+    """
+    found = next((one for one in releases_on(agent) if one.name == name), None)
+    if found is not None and found.release is None:
+        raise CheckFailedError(f"{agent.device.name}: {found.wrong or f'it does not say what is live of {name}'}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A device's to 'deployed'."""
+
+    live: tuple[Deployed, ...]

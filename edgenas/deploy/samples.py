@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.deploy.manifest import Manifest
-from edgenas.errors import InputError
+from edgenas.errors import InputError, reading
 
 LARGEST_BYTES = 512 << 20  # of all arrays; 200 images of 500x500x3 are 150 MB
 _PIECE_BYTES = 1 << 20
@@ -85,10 +85,8 @@ def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Head:
     with archive.open(info) as content:
         if np.lib.format.read_magic(content) != (1, 0):  # the others may have headers of any size
             raise ValueError(f"{info.filename} is an array of another version")
-        try:
+        with reading(f"The header of {info.filename}"):
             shape, _, dtype = np.lib.format.read_array_header_1_0(content, max_header_size=_HEADER_BYTES)
-        except Exception as error:  # Python's own parser reads it, and raises whatever it likes
-            raise ValueError(f"the header of {info.filename} makes no sense ({type(error).__name__})") from error
         return tuple(map(int, shape)), dtype
 
 

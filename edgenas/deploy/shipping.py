@@ -12,11 +12,11 @@ from edgenas.deploy.live import refuse_app
 from edgenas.deploy.pausing import Pause, paused
 from edgenas.deploy.phones import ship_to_phone
 from edgenas.deploy.promise import measure_in_place, promise, room_beside
-from edgenas.deploy.releases import releases_on
+from edgenas.deploy.releases import release_on
 from edgenas.deploy.shipment import Shipment, refuse_threads, threads_of, upload_s
 from edgenas.deploy.shipped import Shipped
 from edgenas.device import Agent, Connection, Device, connect, open_agent
-from edgenas.errors import CheckFailedError, DeviceError, InputError
+from edgenas.errors import CheckFailedError, DeviceError, InputError, reading
 from edgenas.files import check_name
 from edgenas.latency.profiling.bench import Progress, no_progress
 from edgenas.latency.table import LatencyTable
@@ -161,10 +161,8 @@ class _BoardShipment(Shipment):
         sizes = {name: path.stat().st_size for name, path in self._sources.items()}
         files = {name: {"sha256": sha, "size_bytes": sizes[name]} for name, sha in self._hashes.items()}
         answer = self._agent.call("prepare", name=self._name, release=self._release, files=files, spare_bytes=spare)
-        try:
+        with reading(f"{self._device.name}: its answer to 'prepare'", error=DeviceError):
             folder, lacking = str(answer["folder"]), set(answer["lacking"])
-        except (KeyError, TypeError):
-            raise DeviceError(f"{self._device.name}: its answer to 'prepare' makes no sense: {answer!r}.") from None
         for name, sha in self._hashes.items():
             if sha in lacking:
                 self._progress(f"sending {name}", 0, sizes[name])
@@ -186,11 +184,9 @@ class _BoardShipment(Shipment):
             if not self._send():  # what is there is not what went on from a beginning that the device's disk lost
                 raise
             answer = self._stage_once()
-        try:
+        with reading(f"{self._device.name}: its answer to 'stage'", error=DeviceError):
             staged = _Staged(str(answer["folder"]), str(answer["scratch"]))
             signed_by = None if answer["signed_by"] is None else str(answer["signed_by"])[:16]
-        except (KeyError, TypeError):
-            raise DeviceError(f"{self._device.name}: its answer to 'stage' makes no sense: {answer!r}.") from None
         self._note("hashes", True, f"{len(self._hashes)} files arrived as they were sent")
         detail = (
             f"by the trusted key {signed_by}" if signed_by else "the device trusts no key: hashes alone are checked"
@@ -226,14 +222,13 @@ class _Staged:
 
 
 def _live(agent: Agent, name: str) -> int | None:
-    return next((found.release for found in releases_on(agent) if found.name == name), None)
+    found = release_on(agent, name)
+    return None if found is None else found.release
 
 
 def _activated(shipped: Shipped, answer: Any, device: Device) -> Shipped:
-    try:
+    with reading(f"{device.name}: its answer to 'activate'", error=DeviceError):
         before = answer["previous"]
         return dataclasses.replace(
             shipped, active=int(answer["release"]), previous=None if before is None else int(before)
         )
-    except (KeyError, TypeError, ValueError):
-        raise DeviceError(f"{device.name}: its answer to 'activate' makes no sense: {answer!r}.") from None

@@ -33,7 +33,7 @@ from edgenas.deploy.manifest import (
 )
 from edgenas.deploy.quantising import Files, Material, make_files, outputs, right
 from edgenas.deploy.samples import Samples
-from edgenas.errors import CheckFailedError, InputError
+from edgenas.errors import CheckFailedError, InputError, reading
 from edgenas.evaluation.curve import Curve
 from edgenas.evaluation.data import Dataset, Splits, metrics, stratified_sample, wilson_interval
 from edgenas.evaluation.finetuning import fine_tuning_steps
@@ -177,10 +177,8 @@ def load_course(bundle: Path) -> Course:
         InputError: it is not there, or not whole.
     """
     path = course_path(bundle)
-    try:
+    with reading(str(path)):
         return files.from_mapping(Course, files.parse_json(path.read_bytes()), str(path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
 
 
 def _stop(request: FinalTraining, progress: Progress) -> Stop:

@@ -15,29 +15,33 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from edgenas.device import limits
 from edgenas.device.connection import (
     Completed,
     Connection,
-    LocalProcess,
     Process,
     Sent,
-    kill_process,
+    check_words,
+    home_of,
     not_told,
+    printed,
     timed_out,
     too_large,
+    unwritten,
     whole_file,
 )
 from edgenas.device.device import Device
+from edgenas.device.process import LocalProcess, converse
 from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
 
 _QUICK_S = 15
-_WATCH_S = 0.2
 # Android's adbd sets TMPDIR for its shells; what is older has the same folder.
 _GO_HOME = 'cd "${TMPDIR:-/data/local/tmp}"'
 _BEGIN = f"echo edgenas-pid:$$; {_GO_HOME} || exit 126; "
 _RUN = _BEGIN + '"$@"; code=$?; printf "\\nedgenas-exit:%s\\n" "$code" >&2; exit $code'
 _START = _BEGIN + 'exec "$@"'
-_BEGUN = re.compile(rb"edgenas-pid:(\d+)\r?\n")
+_BEGUN = re.compile(rb"edgenas-pid:(\d{1,19})\r?\n")
+_LONGEST_BEGUN = 40
 _ENDED = re.compile(rb"\nedgenas-exit:(\d{1,3})\r?\n")
 _STOP = 'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
 _ROOM = 'mkdir -p -- "$(dirname -- "$1")" && rm -rf -- "$1.part"'
@@ -47,7 +51,10 @@ _SETTLE = (
     '[ "${sum%% *}" = "$3" ] || { echo "other content arrived" >&2; exit 1; }; '
     '[ ! -d "$1" ] || { echo "a folder has that name" >&2; exit 1; }; mv -f -- "$1.part" "$1"'
 )
-_HASH = 'sha256sum < "$1" && wc -c < "$1"'
+# A pipe in the place of a file would be waited for for ever.
+_HASH = (
+    '[ ! -e "$1" ] || [ -f "$1" ] || { echo "it is no regular file" >&2; exit 1; }; sha256sum < "$1" && wc -c < "$1"'
+)
 _STATES = {
     "unauthorized": "the phone has not allowed this computer yet: unlock it, and confirm 'Allow USB debugging' on it",
     "authorizing": "the phone is being asked to allow this computer: unlock it, and confirm on it",
@@ -126,7 +133,7 @@ class _AdbProcess:
         self._connection = connection
         self._local = LocalProcess(connection.shell(_START, argv), os.sep)
         self._pid = b""
-        self._ahead = b""
+        self._ahead = bytearray()
 
     def send(self, data: bytes) -> None:
         self._local.send(data)
@@ -134,14 +141,20 @@ class _AdbProcess:
     def receive(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
         while True:
-            data = self._local.receive(max(0.0, deadline - time.monotonic()))
+            left = deadline - time.monotonic()
+            data = self._local.receive(max(0.0, left))
             if self._pid or not data:
                 return data
+            begin = max(0, len(self._ahead) - _LONGEST_BEGUN)
             self._ahead += data
-            if (mark := _BEGUN.search(self._ahead)) is not None:
+            if (mark := _BEGUN.search(self._ahead, begin)) is not None:
                 self._pid = mark[1]
-                if rest := self._ahead[mark.end() :]:
+                if rest := bytes(self._ahead[mark.end() :]):
                     return rest
+            elif len(self._ahead) > limits.MOST_CHATTER_BYTES:
+                raise too_large(self._connection.device, "what its shell prints first", limits.MOST_CHATTER_BYTES)
+            if left <= 0:
+                raise TimeoutError
 
     def errors(self) -> str:
         return self._local.errors()
@@ -163,11 +176,7 @@ class AdbConnection(Connection):
     @property
     def home(self) -> str:
         if self._home is None:
-            done = self.run(["pwd"])
-            home = done.stdout.rstrip("\n")
-            if done.returncode != 0 or not home.startswith("/"):
-                raise DeviceError(f"{self.device.name}: it has no folder /data/local/tmp: {done.stderr.strip()}")
-            self._home = home
+            self._home = home_of(self.device, self.run(["pwd"]), "it has no folder /data/local/tmp")
         return self._home
 
     def run(self, argv: list[str], timeout_s: float = 30, input: bytes | None = None) -> Completed:  # noqa: A002
@@ -175,16 +184,13 @@ class AdbConnection(Connection):
             self.shell(_RUN, argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
         )  # fmt: skip
+        stdout, stderr = bytearray(), bytearray()
         try:
-            stdout, stderr = process.communicate(input or b"", timeout_s)
-        except subprocess.TimeoutExpired as late:
-            kill_process(process)
-            if (begun := _BEGUN.search(late.stdout or b"")) is not None:
+            converse(process, input or b"", timeout_s, printed(stdout.extend, self.device, argv), stderr)
+        except TimeoutError:
+            if (begun := _BEGUN.search(stdout)) is not None:
                 self.stop(begun[1])
             raise TooSlowError(timed_out(self.device, argv, timeout_s)) from None
-        except BaseException:
-            kill_process(process)
-            raise
         begun = _BEGUN.search(stdout)
         ended = list(_ENDED.finditer(stderr))
         if begun is None or not ended:
@@ -214,7 +220,9 @@ class AdbConnection(Connection):
                 self.run(["rm", "-rf", "--", f"{target}.part"], _QUICK_S)
             raise
 
-    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
+    def get(
+        self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int = limits.LARGEST_FILE_BYTES
+    ) -> None:
         source = self.path(remote)
         with whole_file(local) as part:
             done = self.run(["sh", "-c", _HASH, "sh", source], timeout_s)
@@ -222,11 +230,11 @@ class AdbConnection(Connection):
                 raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(done.stderr)}.")
             words = done.stdout.split()
             digest, size_bytes = (words[0], words[-1]) if len(words) > 1 else ("", "")
-            if largest_bytes is not None and not (size_bytes.isdigit() and int(size_bytes) <= largest_bytes):
+            if re.fullmatch("[0-9]{1,19}", size_bytes) and int(size_bytes) > largest_bytes:
                 raise too_large(self.device, remote, largest_bytes)
 
             def watch() -> None:  # what it sends need not be what it said
-                if largest_bytes is not None and part.is_file() and part.stat().st_size > largest_bytes:
+                if part.is_file() and part.stat().st_size > largest_bytes:
                     raise too_large(self.device, remote, largest_bytes)
 
             self._transfer(["pull", source, str(part.absolute())], timeout_s, f"{remote} could not be read", watch)
@@ -246,6 +254,7 @@ class AdbConnection(Connection):
 
         The phone's first shell runs it, which leads a process group: so what it starts can be ended with it.
         """
+        check_words(self.device, argv)
         return [find_adb(), "-s", self._serial, "shell", "-T", f"set -- {shlex.join(argv)}; {script}"]
 
     def stop(self, pid: bytes) -> None:
@@ -257,27 +266,21 @@ class AdbConnection(Connection):
     def _check(self, argv: list[str], remote: str, timeout_s: float = 30) -> None:
         done = self.run(argv, timeout_s)
         if done.returncode != 0:
-            raise DeviceError(f"{self.device.name}: {remote} could not be written: {_last(done.stderr)}.")
+            raise unwritten(self.device, remote, _last(done.stderr))
 
     def _transfer(
         self, argv: list[str], timeout_s: float, failed: str, watch: Callable[[], None] = lambda: None
     ) -> None:
         """Run adb to its end; `watch` is called now and then, and at the end."""
-        deadline = time.monotonic() + timeout_s
         process = subprocess.Popen(
             [find_adb(), "-s", self._serial, *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        stdout, stderr = bytearray(), bytearray()
         try:
-            while (output := _output(process, _WATCH_S)) is None:
-                watch()
-                if time.monotonic() > deadline:
-                    raise DeviceError(f"{self.device.name}: {failed} within {timeout_s:g} s.")
-            watch()
-            stdout, stderr = output
-        except BaseException:
-            kill_process(process)
-            raise
+            converse(process, b"", timeout_s, printed(stdout.extend, self.device, argv), stderr, watch)
+        except TimeoutError:
+            raise DeviceError(f"{self.device.name}: {failed} within {timeout_s:g} s.") from None
         if process.returncode != 0:
             why = explain_state(self._serial, list_states(find_adb()))
             lines = (stdout + b"\n" + stderr).decode(errors="replace").splitlines()
@@ -286,7 +289,7 @@ class AdbConnection(Connection):
                 raise UnreachableError(f"{self.device.name}: {failed}: {said}; {why}.")
             raise DeviceError(f"{self.device.name}: {failed}: {said}.")
 
-    def _lost(self, stderr: bytes) -> UnreachableError:
+    def _lost(self, stderr: bytearray) -> UnreachableError:
         """The error to raise when adb did not get through to the phone, or not back."""
         said = stderr.decode(errors="replace").strip()
         why = explain_state(self._serial, list_states(find_adb()))
@@ -295,14 +298,6 @@ class AdbConnection(Connection):
         return UnreachableError(f"{self.device.name}: {why}.")
 
 
-def _output(process: subprocess.Popen[bytes], wait_s: float) -> tuple[bytes, bytes] | None:
-    """What a process wrote, once it has ended; None: it has not."""
-    try:
-        return process.communicate(timeout=wait_s)
-    except subprocess.TimeoutExpired:
-        return None
-
-
 def _last(text: str) -> str:
-    lines = text.strip().splitlines() or ["it does not say why"]
-    return lines[-1].strip().removeprefix("adb: ").removeprefix("error: ").rstrip(".")
+    """The last line of what adb or a phone said, without adb's own name."""
+    return limits.last_line(text).removeprefix("adb: ").removeprefix("error: ") or "it does not say why"

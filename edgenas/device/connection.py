@@ -3,18 +3,20 @@
 import abc
 import contextlib
 import os
-import select
 import shutil
-import signal
+import stat
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from edgenas.device import limits
 from edgenas.device.device import Device
-from edgenas.errors import DeviceError, InputError, TooSlowError
+from edgenas.device.process import LocalProcess, converse
+from edgenas.device.remedies import remedy_for
+from edgenas.errors import DeviceError, InputError, TooSlowError, shown
+from edgenas.files import user_path
 
 Sent = Callable[[int, int], None]
 
@@ -42,7 +44,7 @@ class Process(Protocol):
         """Some bytes of its stdout, b"" at the end; TimeoutError after `timeout_s` of silence."""
 
     def errors(self) -> str:
-        """The last of what it wrote to stderr."""
+        """The end of what it wrote to stderr."""
 
     def close(self) -> None:
         """Close its stdin, give it a moment to end, kill it."""
@@ -69,11 +71,11 @@ class Connection(abc.ABC):
     def run(self, argv: list[str], timeout_s: float = 30, input: bytes | None = None) -> Completed:  # noqa: A002
         """Run a command to its end, its arguments passed as they are, never through a shell's eyes.
 
-        A program that is not there gives returncode 127, as in a shell.
+        A program that is not there gives returncode 127, as in a shell. Of its stderr the end is kept.
 
         Raises:
             TooSlowError: not done after `timeout_s` (what can be killed is).
-            DeviceError: unreachable.
+            DeviceError: unreachable, or it prints more than `limits` allows.
         """
 
     @abc.abstractmethod
@@ -94,14 +96,16 @@ class Connection(abc.ABC):
         """
 
     @abc.abstractmethod
-    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
+    def get(
+        self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int = limits.LARGEST_FILE_BYTES
+    ) -> None:
         """Copy a file from the device: it is there whole, or not at all.
 
         Args:
-            largest_bytes: what it may have, where that is known: a device cannot fill the host's disk.
+            largest_bytes: what it may have: a device cannot fill the host's disk.
 
         Raises:
-            DeviceError: no such file there, it is larger, or the link broke.
+            DeviceError: no such file there, it is larger, it is no regular file, or the link broke.
         """
 
     @abc.abstractmethod
@@ -114,6 +118,7 @@ class Connection(abc.ABC):
 
     def path(self, remote: str) -> str:
         """`remote` as an absolute path on the device: `~` and relative paths are below its home."""
+        check_words(self.device, [remote])
         if remote.startswith("/"):
             return remote
         return f"{self.home}/{remote.removeprefix('~').lstrip('/')}".rstrip("/")
@@ -129,9 +134,10 @@ class LocalConnection(Connection):
 
     @property
     def home(self) -> str:
-        return str(Path.home())
+        return str(user_path("~"))
 
     def run(self, argv: list[str], timeout_s: float = 30, input: bytes | None = None) -> Completed:  # noqa: A002
+        check_words(self.device, argv)
         try:
             process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.home,
@@ -139,14 +145,11 @@ class LocalConnection(Connection):
             )  # fmt: skip
         except OSError as error:
             return Completed(126 if isinstance(error, PermissionError) else 127, "", f"{argv[0]}: {error.strerror}")
+        stdout, stderr = bytearray(), bytearray()
         try:
-            stdout, stderr = process.communicate(input or b"", timeout_s)
-        except subprocess.TimeoutExpired:
-            kill_process(process)
+            converse(process, input or b"", timeout_s, printed(stdout.extend, self.device, argv), stderr)
+        except TimeoutError:
             raise TooSlowError(timed_out(self.device, argv, timeout_s)) from None
-        except BaseException:
-            kill_process(process)
-            raise
         return Completed(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
     def put(
@@ -160,18 +163,28 @@ class LocalConnection(Connection):
             with whole_file(target) as part:  # a copy on one machine is not cut: nothing to go on with
                 shutil.copyfile(local, part)
         except OSError as error:
-            raise DeviceError(f"{self.device.name}: {remote} could not be written: {error.strerror}.") from None
+            raise unwritten(self.device, remote, str(error.strerror)) from None
 
-    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
+    def get(
+        self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int = limits.LARGEST_FILE_BYTES
+    ) -> None:
         try:
-            with whole_file(local) as part, Path(self.path(remote)).open("rb") as source, part.open("wb") as file:
+            with whole_file(local) as part, part.open("wb") as file:
                 sink = bounded(file.write, self.device, remote, largest_bytes)
-                while piece := source.read(1 << 20):
-                    sink(piece)
+                # A pipe that nobody writes to would be waited for for ever.
+                source = os.open(self.path(remote), os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    if not stat.S_ISREG(os.fstat(source).st_mode):
+                        raise DeviceError(f"{self.device.name}: {remote} could not be read: it is no regular file.")
+                    while piece := os.read(source, 1 << 20):
+                        sink(piece)
+                finally:
+                    os.close(source)
         except OSError as error:
             raise DeviceError(f"{self.device.name}: {remote} could not be read: {error.strerror}.") from None
 
     def start(self, argv: list[str]) -> Process:
+        check_words(self.device, argv)
         try:
             return LocalProcess(argv, self.home)
         except OSError as error:
@@ -181,75 +194,12 @@ class LocalConnection(Connection):
         pass
 
 
-class LocalProcess:
-    """A process on this machine, and the pipes to it.
-
-    Attributes:
-        killed: whether it had to be killed, since it did not end by itself.
-    """
-
-    def __init__(self, argv: list[str], folder: str) -> None:
-        self.killed = False
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, cwd=folder, bufsize=0,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def send(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._process.stdin.write(rest) or 0 :]
-        except (OSError, ValueError) as error:
-            raise DeviceError(f"The process has ended: {error}.") from None
-
-    def receive(self, timeout_s: float) -> bytes:
-        assert self._process.stdout is not None
-        try:
-            if not select.select([self._process.stdout], [], [], timeout_s)[0]:
-                raise TimeoutError
-            return os.read(self._process.stdout.fileno(), 1 << 16)
-        except ValueError:  # closed meanwhile, by another thread
-            return b""
-
-    def errors(self) -> str:
-        if self._stderr.closed:
-            return ""
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4000))
-        return self._stderr.read().decode(errors="replace")
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.killed = True
-            kill_process(self._process)
-        self._process.stdout.close()
-        self._stderr.close()
-
-
-def kill_process(process: subprocess.Popen[bytes]) -> None:
-    """End a process of this machine, and what it started; its pipes are closed."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
 @contextlib.contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """A file to write beside `target`, which takes its name only when the block ends without an error, and is synced
     first: a power cut leaves no file that has the name and not the content."""
     part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)  # a pipe would be waited for
     try:
         yield part
         with part.open("rb") as file:
@@ -260,26 +210,64 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def bounded(
-    sink: Callable[[bytes], object], device: Device, remote: str, largest_bytes: int | None
+    sink: Callable[[bytes], object], device: Device, what: str, largest_bytes: int
 ) -> Callable[[bytes], object]:
-    """`sink`, for pieces of a device's file: `DeviceError` instead of more than so many bytes; None: no end."""
+    """`sink`, for pieces of what a device sends: `DeviceError` instead of more than so many bytes."""
     got = 0
 
     def take(piece: bytes) -> None:
         nonlocal got
         got += len(piece)
-        if largest_bytes is not None and got > largest_bytes:
-            raise too_large(device, remote, largest_bytes)
+        if got > largest_bytes:
+            raise too_large(device, what, largest_bytes)
         sink(piece)
 
     return take
 
 
-def too_large(device: Device, remote: str, largest_bytes: int) -> DeviceError:
-    """The error to raise at a file of a device that is larger than it can be."""
-    return DeviceError(f"{device.name}: expected {remote} to have at most {largest_bytes} bytes, received more.")
+def printed(sink: Callable[[bytes], object], device: Device, argv: Sequence[str]) -> Callable[[bytes], object]:
+    """`sink`, for pieces of what a command prints."""
+    return bounded(sink, device, f"the output of {_words(argv)}", limits.MOST_OUTPUT_BYTES)
 
 
-def timed_out(device: Device, argv: list[str], timeout_s: float) -> str:
+def unwritten(device: Device, remote: str, said: str) -> DeviceError:
+    """The error to raise at a file that a device does not take, in its own words."""
+    return DeviceError(f"{device.name}: {remote} could not be written: {said}. {remedy_for(said)}".rstrip())
+
+
+def too_large(device: Device, what: str, largest_bytes: int) -> DeviceError:
+    """The error to raise at what a device sends that is larger than it can be."""
+    return DeviceError(f"{device.name}: expected {what} to have at most {largest_bytes} bytes, received more.")
+
+
+def timed_out(device: Device, argv: Sequence[str], timeout_s: float) -> str:
     """What to say when a command took too long."""
-    return f"{device.name}: {' '.join(argv)[:120]!r} was not done after {timeout_s:g} s, and was stopped."
+    return f"{device.name}: {_words(argv)} was not done after {timeout_s:g} s, and was stopped."
+
+
+def check_words(device: Device, words: Sequence[str]) -> None:
+    """Raise `DeviceError` for what no program can be given as a path or an argument; a device may have said it."""
+    for word in words:
+        try:
+            impossible = b"\0" in os.fsencode(word)
+        except UnicodeEncodeError:  # half of a character
+            impossible = True
+        if impossible:
+            raise DeviceError(f"{device.name}: {shown(word)} can be no path or argument there.")
+
+
+def home_of(device: Device, done: Completed, otherwise: str) -> str:
+    """The home folder that a device named.
+
+    Raises:
+        DeviceError: it named none; `otherwise` says what that means.
+    """
+    home = done.stdout.rstrip("\n")
+    if done.returncode != 0 or not home.startswith("/") or len(home) > limits.LONGEST_PATH:
+        raise DeviceError(f"{device.name}: {otherwise}: {limits.last_line(done.stderr) or shown(home)}")
+    check_words(device, [home])
+    return home
+
+
+def _words(argv: Sequence[str]) -> str:
+    return repr(" ".join(argv)[:120])

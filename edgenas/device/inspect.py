@@ -7,7 +7,9 @@ from edgenas.device.connection import Connection
 from edgenas.device.device import Device
 from edgenas.device.finding import SPACE_KB, Finding, no_space
 from edgenas.device.phone_setup import phone_findings
-from edgenas.device.session import DeviceInfo, find_python, open_agent, shares_host
+from edgenas.device.pythons import find_python
+from edgenas.device.remedies import remedy_for
+from edgenas.device.session import DeviceInfo, open_agent, shares_host
 from edgenas.device.setup import requirements
 from edgenas.errors import DeviceError, EdgeNASError
 
@@ -21,9 +23,9 @@ def findings(device: Device) -> list[Finding]:
         return phone_findings(device)
     try:
         with connect(device) as connection:
-            python, _ = find_python(connection)  # opens the connection
+            python, said = find_python(connection)  # opens the connection
             if python is None:
-                return [Finding("ok", f"{device.name} can be reached"), *_without_python(connection)]
+                return [Finding("ok", f"{device.name} can be reached"), *_without_python(connection, said)]
             with open_agent(connection) as agent:
                 info, status = agent.info, agent.status()
     except EdgeNASError as error:
@@ -37,14 +39,14 @@ def findings(device: Device) -> list[Finding]:
     return found
 
 
-def _without_python(connection: Connection) -> list[Finding]:
+def _without_python(connection: Connection, said: str) -> list[Finding]:
     """What a shell alone can tell."""
     name = connection.device.name
     looked_for = connection.device.runtime.python or "python3"
     found = [
         Finding(
             "problem",
-            f"no Python 3.8 or later there (looked for {looked_for})",
+            f"no Python 3.8 or later there (looked for {looked_for}){said}",
             f"install one on it: sudo apt-get install python3 python3-venv; then: edgenas device setup {name}",
         )
     ]
@@ -77,7 +79,7 @@ def _runtime(device: Device, info: DeviceInfo) -> Finding:
         requirements(device, info)
     except DeviceError as error:  # an old glibc, a 32-bit system, a Python without wheels
         return Finding("problem", str(error))
-    return Finding("problem", f"{package} does not work there: {state.error}", install)
+    return Finding("problem", f"{package} does not work there: {state.error}", remedy_for(state.error or "") or install)
 
 
 def _signatures(device: Device, info: DeviceInfo) -> Finding:

@@ -19,6 +19,7 @@ from paramiko.ssh_exception import IncompatiblePeer
 
 from edgenas.device.device import Device, fingerprint
 from edgenas.device.identities import Offer, find_identities, unlock
+from edgenas.device.limits import last_line
 from edgenas.device.target import Target
 from edgenas.errors import DeviceError, UnreachableError
 
@@ -181,11 +182,19 @@ def authenticate(device: Device, target: Target, transport: paramiko.Transport) 
             transport.auth_password(target.user, getpass.getpass(f"Password of {target.user} on {device.name}: "))
             if transport.is_authenticated():
                 return
+    said = _said(transport)
     raise DeviceError(
-        f"{device.name} refuses the login of {target.user!r} at {target.host}. Tried: "
+        f"{device.name} refuses the login of {target.user!r} at {target.host}{said and f': {said}'}. Tried: "
         f"{', '.join(tried) or 'no key, for there is none'}. Put your public key on it (ssh-copy-id) or name the "
-        "right private key as identity_file."
+        "right private key as identity_file. Where the key is right, the log of its SSH server says why (journalctl -u "
+        "ssh): an account may be locked, or have a shell that is not there."
     )
+
+
+def _said(transport: paramiko.Transport) -> str:
+    """What the server said beside its last refusal, as PAM does; empty where it said nothing."""
+    words: bytes | None = getattr(transport.auth_handler, "banner", None)
+    return last_line(words.decode(errors="replace")) if words else ""
 
 
 def _with_keys(device: Device, target: Target, transport: paramiko.Transport, tried: list[str]) -> bool:
@@ -195,6 +204,8 @@ def _with_keys(device: Device, target: Target, transport: paramiko.Transport, tr
         tried.append(offer.label)
         if _offer(transport, target.user, offer):
             return True
+        if not transport.is_active() and (said := _said(transport)):
+            raise DeviceError(f"{device.name} closed the connection at the login of {target.user!r}: {said}.")
         if not transport.is_active():  # OpenSSH does so after MaxAuthTries of them, 6 unless told otherwise
             raise DeviceError(
                 f"{device.name} closed the connection at the login of {target.user!r}, after {len(tried)} of your "
@@ -243,3 +254,12 @@ def _methods(transport: paramiko.Transport, user: str) -> set[str]:
         if not transport.is_active():
             raise
     return set()
+
+
+def ran_nothing(device: Device, account: str, said: str, exit_code: int) -> DeviceError:
+    """The error to raise where the login shell ended without beginning a command; `said` are its last words."""
+    return DeviceError(
+        f"{device.name}: the login of {account!r} works, but runs no command there. It says: "
+        f"{said or 'nothing, as /bin/false does'} (exit code {exit_code}). EdgeNAS needs an account with a shell: sudo "
+        f"chsh -s /bin/sh {account}; or name another account in the device's URL."
+    )

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from edgenas.device.agent.bounding import share_kb
 from edgenas.device.connecting import connect
 from edgenas.device.connection import Completed, Connection, Process
 from edgenas.device.device import Device
 from edgenas.errors import DeviceError, InputError
-from edgenas.files import canonical_json
+from edgenas.files import canonical_json, user_path
 
 # One line a fact: its name, '=', what the phone says. With the tools of Android 8 alone: it has no `nproc`.
 _ASK = """
@@ -47,7 +48,7 @@ _TEXTS = {
 }
 _NUMBERS = ("cores", "memory_total_kb", "memory_available_kb", "disk_free_kb")
 _MOST = 1 << 40  # no phone has more of anything
-_LONGEST_ANSWER_BYTES = 4096
+_LONGEST_ANSWER_BYTES, _ANSWER_S = 4096, 30.0
 # Descriptor 2 holds the lock: Android's shell gives only 0, 1 and 2 on to what it runs. It is gone with its holder.
 _LOCK = """
 exec 2<>"$1" || exit 1
@@ -57,6 +58,13 @@ flock -n 2; case $? in
     *) echo none ;;
 esac
 """
+# A model is foreign: it gets a part of the phone's memory, and dies first where that is used up, as on boards. What
+# counts is memory of its own (-d): Android's allocator reserves more addresses (-v) than there is memory. Linux before
+# 4.7 does not hold a process to it. A shell may end when it cannot set a limit: another one tries.
+_BOUND = (
+    '{ echo 1000 > /proc/self/oom_score_adj; } 2>/dev/null; (ulimit -d "$1") 2>/dev/null && ulimit -d "$1"; '
+    'shift; exec "$@"'
+)
 # The processors that an ELF file can be for, by its number for them, and Android's names for what runs it.
 _MACHINES = {
     3: ("x86", "x86_64"),
@@ -204,7 +212,7 @@ class Phone:
         return self._tool[0]
 
     def benchmark(self, model: str, flags: list[str], timeout_s: float) -> Completed:
-        """Run benchmark_model on a model that is there, in a process of its own.
+        """Run benchmark_model on a model that is there, in a process of its own that gets a quarter of the memory.
 
         Args:
             model: its path there.
@@ -222,7 +230,13 @@ class Phone:
             "nnapi": ["--use_nnapi=true"],
             "none": ["--use_xnnpack=false"],
         }.get(self.device.runtime.delegate or "xnnpack", ["--use_xnnpack=true"])
-        return self.connection.run([*bound, self.tool, f"--graph={model}", *delegate, *flags], timeout_s)
+        argv = [*bound, self.tool, f"--graph={model}", *delegate, *flags]
+        return self.connection.run(["sh", "-c", _BOUND, "sh", str(self.most_kb), *argv], timeout_s)
+
+    @property
+    def most_kb(self) -> int:
+        """The memory that a model may take."""
+        return share_kb(self.info.memory_total_kb)
 
     def lock(self) -> None:
         """Take the phone for measuring until this is closed, or the connection has ended.
@@ -249,12 +263,15 @@ class Phone:
         raise DeviceError(f"{self.device.name}: its Android has no flock, so nobody can say who measures there.")
 
     def _answer(self, process: Process) -> str:
-        said = b""
+        said, deadline = b"", time.monotonic() + _ANSWER_S
         while b"\n" not in said and len(said) < _LONGEST_ANSWER_BYTES:
             try:
-                data = process.receive(30)
+                if (left_s := deadline - time.monotonic()) <= 0:  # a byte now and then is no answer
+                    raise TimeoutError
+                data = process.receive(left_s)
             except TimeoutError:
-                raise DeviceError(f"{self.device.name}: it said nothing for 30 s when asked for its lock.") from None
+                why = f"it said nothing for {_ANSWER_S:g} s when asked for its lock"
+                raise DeviceError(f"{self.device.name}: {why}.") from None
             if not data:
                 self.connection.run(["true"])  # says what is wrong with the link, if anything is
                 raise DeviceError(f"{self.device.name}: its lock could not be taken: {process.errors().strip()[-200:]}")
@@ -290,7 +307,7 @@ def host_tool(device: Device) -> tuple[Path, str]:
     Raises:
         InputError: there is no such file.
     """
-    path = Path(device.runtime.benchmark_model or "").expanduser()
+    path = user_path(device.runtime.benchmark_model or "")
     try:
         with path.open("rb") as file:
             return path, hashlib.file_digest(file, "sha256").hexdigest()

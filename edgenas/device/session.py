@@ -10,23 +10,24 @@ import json
 import os
 import re
 import socket
-import sys
 import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from edgenas.device import limits
 from edgenas.device.agent.inspection import boot_id
 from edgenas.device.connection import Connection, Process
 from edgenas.device.phone import PhoneInfo
-from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
+from edgenas.device.pythons import alone, candidates, find_python
+from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError, shown
 from edgenas.files import canonical_json, from_mapping, parse_json
 
-_LONGEST_LINE_BYTES = 64 << 20
+_MOST_CORES, _MOST_KB = 1 << 16, 1 << 40  # no device has more of anything
 # An agent that holds its device ends when it has not heard of this host for so long; it hears six times as often.
 _LEASE_S = 30.0
 # What the agent can refuse with, when it is not the device that fails but a check on it.
@@ -42,22 +43,6 @@ _FOR_SETUP = {
         "(docs/threat-model.md)"
     ),
 }
-_FIND_PYTHON = (
-    'file=$1 look=$2; shift 2; for python in "$@"; do '
-    '"$python" -c "$look" "$file" 2>/dev/null && echo "$python" && exit 0; done; exit 3'
-)
-# A board that lost its power may have kept the agent's name and not its content; Python would run an empty file, and be
-# content.
-_LOOK = """
-import hashlib, sys
-if sys.version_info < (3, 8):
-    sys.exit(1)
-try:
-    with open(sys.argv[1], "rb") as file:
-        print(hashlib.sha256(file.read()).hexdigest())
-except OSError:
-    print("-")
-"""
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,8 @@ class DeviceInfo:
         """Whether there can be such a device at all; what it says of itself is anybody's word."""
         sizes_kb = (self.memory_total_kb, self.memory_available_kb, self.disk_free_kb)
         python = re.fullmatch(r"3\.\d{1,3}(\..*)?", self.python)
-        return bool(python and self.bits in (32, 64) and self.cores > 0 and min(sizes_kb) >= 0)
+        sizes = 0 < self.cores <= _MOST_CORES and min(sizes_kb) >= 0 and max(sizes_kb) < _MOST_KB
+        return bool(python and self.bits in (32, 64) and sizes)
 
     def runtime(self, package: str) -> RuntimeState:
         """How a runtime is doing there."""
@@ -153,7 +139,7 @@ def open_agent(connection: Connection) -> "Agent":
     if python is None:
         raise DeviceError(
             f"{connection.device.name}: no Python 3.8 or later was found there (looked for "
-            f"{', '.join(_pythons(connection))}). Install one on it, such as: sudo apt-get install python3 "
+            f"{', '.join(candidates(connection))}){found}. Install one on it, such as: sudo apt-get install python3 "
             f"python3-venv; then: edgenas device setup {connection.device.name}"
         )
     if found != digest:
@@ -161,31 +147,7 @@ def open_agent(connection: Connection) -> "Agent":
             local = Path(folder) / "agent.pyz"
             local.write_bytes(program)
             connection.put(local, remote)
-    return Agent(connection, connection.start([python, "-u", remote, connection.folder]))
-
-
-def find_python(connection: Connection, path: str = "/") -> tuple[str | None, str]:
-    """The interpreter to use on the device, None if there is none; and the SHA-256 of the file `path` there, or "-"."""
-    done = connection.run(["sh", "-c", _FIND_PYTHON, "sh", path, _LOOK, *_pythons(connection)])
-    lines = done.stdout.splitlines()
-    return (lines[-1], lines[-2]) if done.returncode == 0 and len(lines) >= 2 else (None, "-")
-
-
-def own_python(connection: Connection) -> str:
-    """The interpreter of the environment that `device setup` makes on the device."""
-    return f"{connection.folder}/venv/bin/python"
-
-
-def _pythons(connection: Connection) -> list[str]:
-    """The interpreters to look for, best first."""
-    device = connection.device
-    if device.runtime.python is not None:
-        python = device.runtime.python
-        return [connection.path(python) if "/" in python else python]
-    own = own_python(connection)
-    if device.address.kind == "local" and device.runtime.package == "ai-edge-litert":
-        return [sys.executable, own]  # EdgeNAS itself is installed with this runtime
-    return [own, "python3"]
+    return Agent(connection, connection.start([*alone(connection, python), "-u", remote, connection.folder]))
 
 
 class Agent:
@@ -221,7 +183,7 @@ class Agent:
             except InputError as error:
                 raise DeviceError(f"The agent's answer makes no sense. {error}") from None
             if not info.possible:
-                raise self._nonsense("hello", f"there is no such device: {str(info)[:300]}")
+                raise self._nonsense("hello", f"there is no such device: {shown(info)}")
             self._info = info
         return self._info
 
@@ -268,7 +230,7 @@ class Agent:
         """What the device says of its state now; what it does not know is missing or None."""
         status = self.call("status")
         if not isinstance(status, dict):
-            raise self._nonsense("status", f"it sent {str(status)[:80]!r}, which is no table")
+            raise self._nonsense("status", f"it sent {shown(status)}, which is no table")
         return status
 
     def health(self) -> str:
@@ -300,7 +262,7 @@ class Agent:
         """What an operation of the agent returns.
 
         Args:
-            timeout_s: the longest silence allowed: each line of progress starts it anew.
+            timeout_s: the longest silence allowed: each line of progress starts it anew, within what `limits` allows.
             on_progress: called with each line of progress.
             params: the operation's own parameters (see `edgenas/device/agent`).
 
@@ -315,10 +277,10 @@ class Agent:
             self._send(request.encode() + b"\n")
         except DeviceError as error:
             raise self._died(op, error) from None
-        while True:
-            answer = self._answer(op, timeout_s)
+        for line in self._lines(op, timeout_s, limits.answer_to(op, timeout_s, params)):
+            answer = self._answer(op, line)
             if answer.get("id") != number:
-                raise self._nonsense(op, f"it answered request {answer.get('id')!r}, asked was {number}")
+                raise self._nonsense(op, f"it answered request {shown(answer.get('id'))}, asked was {number}")
             if answer.get("event") == "progress":
                 if on_progress is not None:
                     on_progress({key: value for key, value in answer.items() if key not in ("id", "event")})
@@ -326,9 +288,9 @@ class Agent:
                 return answer["result"]
             else:
                 raise self._refusal(op, answer.get("error"))
+        raise AssertionError("there is a line, or an error")
 
-    def _answer(self, op: str, timeout_s: float) -> dict[str, Any]:
-        line = self._line(op, timeout_s)
+    def _answer(self, op: str, line: bytes) -> dict[str, Any]:
         try:
             answer = parse_json(line)
         except ValueError:
@@ -337,25 +299,36 @@ class Agent:
             raise self._nonsense(op, f"it sent {line[:80]!r}, which is not an answer")
         return answer
 
-    def _line(self, op: str, timeout_s: float) -> bytes:
-        deadline = time.monotonic() + timeout_s
-        searched = 0
-        while (end := self._ahead.find(b"\n", searched)) < 0:
-            searched = len(self._ahead)
-            if searched > _LONGEST_LINE_BYTES:
-                raise self._nonsense(op, f"it sent a line of more than {_LONGEST_LINE_BYTES >> 20} MB")
-            try:
-                data = self._process.receive(max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                raise DeviceError(
-                    f"{self.device.name}: the agent said nothing for {timeout_s:g} s while asked to {op}."
-                ) from None
-            if not data:
-                raise self._died(op)
-            self._ahead += data
-        line = bytes(self._ahead[:end])
-        del self._ahead[: end + 1]
-        return line
+    def _lines(self, op: str, silence_s: float, limit: limits.Answer) -> Iterator[bytes]:
+        """What it says, line by line: never more of it, nor for longer, than an answer may take."""
+        ends_s, taken, told = time.monotonic() + limit.most_s, 0, False
+        while True:
+            until_s, searched = min(time.monotonic() + silence_s, ends_s), 0
+            while (end := self._ahead.find(b"\n", searched)) < 0:
+                searched = len(self._ahead)
+                self._within(op, taken + searched, limit)
+                try:
+                    if (left_s := until_s - time.monotonic()) <= 0:  # it may send bytes, and never a line
+                        raise TimeoutError
+                    data = self._process.receive(left_s)
+                except TimeoutError:
+                    late = f"said nothing for {silence_s:g}"
+                    if told and until_s == ends_s:
+                        late = f"was not done after {limit.most_s:g}"
+                    raise DeviceError(f"{self.device.name}: the agent {late} s while asked to {op}.") from None
+                if not data:
+                    raise self._died(op)
+                self._ahead += data
+            taken += end + 1
+            self._within(op, taken, limit)
+            line = bytes(self._ahead[:end])
+            del self._ahead[: end + 1]
+            yield line
+            told = True
+
+    def _within(self, op: str, size_bytes: int, limit: limits.Answer) -> None:
+        if size_bytes > limit.most_bytes:
+            raise self._nonsense(op, f"it has more than {limit.most_bytes >> 10} kB")
 
     def _died(self, op: str, cause: DeviceError | None = None) -> DeviceError:
         why = "" if cause is None else f" {cause}"
@@ -369,9 +342,9 @@ class Agent:
         return DeviceError(f"{self.device.name}: the agent's answer to {op} makes no sense: {what}.")
 
     def _refusal(self, op: str, error: Any) -> Exception:
-        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        if not isinstance(error, dict) or not all(isinstance(error.get(key), str) for key in ("kind", "message")):
             return self._nonsense(op, "neither a result nor an error")
-        kind, text = error.get("kind"), f"{self.device.name}: {' '.join(error['message'][:2000].split()).rstrip('.')}."
+        kind, text = error["kind"], f"{self.device.name}: {' '.join(error['message'][:2000].split()).rstrip('.')}."
         if kind == "not_active":
             return WentBackError(text)
         if kind in _CHECKS:

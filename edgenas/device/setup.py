@@ -13,14 +13,23 @@ from pathlib import Path
 from edgenas.device.connecting import connect
 from edgenas.device.connection import Completed, Connection
 from edgenas.device.device import Device
-from edgenas.device.session import DeviceInfo, find_python, open_agent, own_python
-from edgenas.errors import DeviceError, UnreachableError
+from edgenas.device.limits import last_line
+from edgenas.device.own_pip import own_pip
+from edgenas.device.pythons import alone, find_python, own_python
+from edgenas.device.remedies import NOEXEC, is_hopeless, remedy_for
+from edgenas.device.session import DeviceInfo, open_agent
+from edgenas.errors import DeviceError, UnreachableError, cut
 
 _INSTALL_S = 1200
 _NEW_GLIBC = (2, 34)  # what LiteRT's aarch64 wheel and tflite-runtime 2.14's ARM wheels need, whatever their tags say
 # Welcome, not needed: each is installed apart, and what follows where it cannot be.
 _SIGNATURES = {"cryptography": "signatures cannot be checked there, hashes only (docs/threat-model.md)"}
 _EXTRAS = {"psutil": "its free memory may not be told"} | _SIGNATURES
+# Whether programs may run where our environment is to be; the exit code is 126 where they may not.
+_TRY = (
+    'export LC_ALL=C; mkdir -p -- "$1" && cd "$1" && echo "#!/bin/sh" > .edgenas-runs && chmod 700 .edgenas-runs && '
+    "./.edgenas-runs; code=$?; rm -f .edgenas-runs; exit $code"
+)
 _PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
 
 
@@ -46,9 +55,9 @@ def setup(device: Device, progress: Callable[[str], object] = print, offline: bo
             info = inspect_agent(connection)
             state = info.runtime(device.runtime.package)
         if state.version is None:
-            remedy = _remedy(state.error or "")
             raise DeviceError(
-                f"{device.name}: {device.runtime.package} was installed, but does not run: {state.error}.{remedy}"
+                f"{device.name}: {device.runtime.package} was installed, but does not run: {state.error}. "
+                f"{remedy_for(state.error or '')}".rstrip()
             )
         progress(f"{device.name}: {state.package} {state.version} works.")
         if info.cryptography is None:
@@ -76,7 +85,8 @@ def _add_extras(
     if worked and python != own_python(connection):
         for extra, follows in extras.items():
             progress(
-                f"{name}: {python} has no {extra}: {follows}. To install it there: {python} -m pip install {extra}"
+                f"{name}: {python} has no {extra}: {follows}. To install it there: {python} -m pip install {extra} (or "
+                f"sudo apt-get install python3-{extra}, where the system manages that Python)"
             )
         return info
     for extra, follows in extras.items():
@@ -128,15 +138,6 @@ def requirements(device: Device, info: DeviceInfo) -> list[str]:
     return ["tflite-runtime==2.13.0" if old else "tflite-runtime>=2.13", "numpy<2"]
 
 
-def _remedy(error: str) -> str:
-    """What to install for a system library that an error says is missing; "" where it says something else."""
-    match = re.search(r"(lib[A-Za-z0-9_+-]+)\.so\.(\d+)", error)
-    if match is None:
-        return ""
-    package = f"{match[1].lower()}{match[2]}"
-    return f" The device lacks a system library; on Debian and its kin: sudo apt-get install {package}"
-
-
 def glibc(info: DeviceInfo) -> tuple[int, int] | None:
     """The version of the device's glibc, None where it has another C library."""
     match = re.fullmatch(r"glibc (\d{1,2})\.(\d{1,3})(\D.*)?", info.libc)
@@ -156,16 +157,33 @@ def _environment(connection: Connection, progress: Callable[[str], object]) -> s
             f"{sys.executable} -m pip install --force-reinstall ai-edge-litert"
         )
     folder, python = f"{connection.folder}/venv", own_python(connection)
-    if connection.run([python, "-m", "pip", "--version"], 60).returncode != 0:
+    tried = connection.run(["sh", "-c", _TRY, "sh", connection.folder])
+    if tried.returncode != 0:
+        said = last_line(tried.stderr) or f"exit code {tried.returncode}"
+        remedy = NOEXEC if tried.returncode == 126 else remedy_for(said)
+        raise DeviceError(
+            f"{device.name}: no environment can be made in {connection.folder}: {said}. {remedy}".rstrip()
+        )
+    isolated = alone(connection, python)
+    if connection.run([*isolated, "-m", "pip", "--version"], 60).returncode != 0:
         progress(f"{device.name}: making an environment in {folder}")
-        done = connection.run(["python3", "-m", "venv", "--clear", folder], 300)
-        if done.returncode != 0:
-            connection.run(["rm", "-rf", folder])
-            said = done.stdout + done.stderr
-            missing = "ensurepip" in said or "No module named venv" in said
-            remedy = "Install it there: sudo apt-get install python3-venv" if missing else _last_lines(done)
-            raise DeviceError(f"{device.name}: python3 -m venv failed. {remedy}")
+        # In two steps: what pip's own installer says does not come through the other's error.
+        make = ["python3", "-I", "-m", "venv", "--clear", "--without-pip", folder]
+        for argv in (make, [*isolated, "-m", "ensurepip", "--default-pip"]):
+            done = connection.run(argv, 300)
+            if done.returncode != 0:
+                connection.run(["rm", "-rf", folder])
+                remedy = remedy_for(done.stdout + done.stderr)
+                raise DeviceError(
+                    f"{device.name}: {argv[0]} -m {argv[3]} failed: {_last_lines(done)}. {remedy}".rstrip()
+                )
     return python
+
+
+def _pip(connection: Connection, python: str) -> list[str]:
+    """How to begin a command of pip: in our own environment apart from what the user's settings say for others."""
+    started = alone(connection, python)
+    return own_pip(started) if started != [python] else [python, *_PIP]
 
 
 def _install(
@@ -180,11 +198,14 @@ def _install(
     refused = ""
     if not offline:
         progress(f"{name}: installing {' '.join(wanted)} with its own pip")
-        argv = [python, *_PIP, "install", "--retries", "1", "--timeout", "15", "--only-binary=:all:"]
+        argv = [*_pip(connection, python), "install", "--retries", "1", "--timeout", "15", "--only-binary=:all:"]
         done = connection.run([*argv, *wanted], _INSTALL_S)
         if done.returncode == 0:
             return
-        refused = f"Its own pip said: {_last_lines(done)} "
+        refused = f"Its own pip said: {_last_lines(done)}. "
+        if is_hopeless(done.stdout + done.stderr):
+            remedy = remedy_for(done.stdout + done.stderr)
+            raise DeviceError(f"{name}: {' '.join(wanted)} could not be installed. {refused}{remedy}")
         progress(f"{name}: its own pip could not install it; sending wheels from here")
     with tempfile.TemporaryDirectory() as folder:
         downloaded = _download(Path(folder), wanted, info)
@@ -193,14 +214,19 @@ def _install(
                 f"{name}: {' '.join(wanted)} could not be installed. {refused}"
                 f"The host's pip, fetching wheels for it, said: {_last_lines(downloaded)}"
             )
-        _send_wheels(connection, python, Path(folder), wanted, progress)
+        try:
+            _send_wheels(connection, python, Path(folder), wanted, progress)
+        except UnreachableError:
+            raise
+        except DeviceError as error:
+            raise DeviceError(f"{error} {refused}".rstrip()) from None
 
 
 def _download(folder: Path, wanted: list[str], info: DeviceInfo) -> Completed:
     """Fetch wheels for the device's Python, machine and glibc, with the host's pip."""
     major, minor = info.python.split(".")[:2]
     tag = f"cp{major}{minor}"
-    argv = [sys.executable, *_PIP, "download", "--quiet", "--only-binary=:all:", "--dest", str(folder)]
+    argv = [*own_pip([sys.executable]), "download", "--quiet", "--only-binary=:all:", "--dest", str(folder)]
     argv += ["--python-version", f"{major}.{minor}", "--implementation", "cp"]
     for abi in (tag, "abi3", "none"):
         argv += ["--abi", abi]
@@ -232,10 +258,11 @@ def _send_wheels(
         for wheel in wheels:
             progress(f"{name}: sending {wheel.name} ({wheel.stat().st_size / 1e6:.1f} MB)")
             connection.put(wheel, f"{remote}/{wheel.name}")
-        argv = [python, *_PIP, "install", "--no-index", "--find-links", remote, *wanted]
+        argv = [*_pip(connection, python), "install", "--no-index", "--find-links", remote, *wanted]
         done = connection.run(argv, _INSTALL_S)
         if done.returncode != 0:
-            raise DeviceError(f"{name}: the wheels sent could not be installed: {_last_lines(done)}")
+            remedy = remedy_for(done.stdout + done.stderr)
+            raise DeviceError(f"{name}: the wheels sent could not be installed: {_last_lines(done)}. {remedy}".rstrip())
     finally:
         connection.run(["rm", "-rf", remote])
 
@@ -244,4 +271,4 @@ def _last_lines(done: Completed) -> str:
     """The end of what a program complained about, in one line."""
     lines = [line.strip() for line in (done.stderr.strip() or done.stdout.strip()).splitlines()]
     telling = [line for line in lines if line.upper().startswith("ERROR")] or lines
-    return " | ".join(telling[-2:]) or f"exit code {done.returncode}"
+    return cut(" | ".join(telling[-2:])).rstrip(".") or f"exit code {done.returncode}"

@@ -6,15 +6,16 @@ as such, and what arrived short is removed by the device itself even when the li
 
 import contextlib
 import re
-import shlex
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import paramiko
 
+from edgenas.device import limits, scripts
 from edgenas.device.agent import machine
 from edgenas.device.connection import (
     Completed,
@@ -22,41 +23,35 @@ from edgenas.device.connection import (
     Process,
     Sent,
     bounded,
+    check_words,
+    home_of,
     not_told,
+    printed,
     timed_out,
+    too_large,
+    unwritten,
     whole_file,
 )
 from edgenas.device.device import Device, fingerprint
-from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line
+from edgenas.device.login import Wire, authenticate, check_host_key, handshake, key_line, ran_nothing
 from edgenas.device.target import resolve
-from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError
+from edgenas.errors import DeviceError, InputError, TooSlowError, UnreachableError, cut
 
 _PING_S = 4.0
 _SILENCE_S = 12.0
-# Says the process's number (so that it can be stopped), goes home, and becomes the command.
-_START = 'echo edgenas-pid:$$; cd 2>/dev/null; exec "$@"'
-_MARK = re.compile(rb"edgenas-pid:(\d+)\r?\n")  # what a chatty shell profile printed before it is dropped
-_STOP = 'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
-# Synced before it takes its name: a power cut leaves no file that has the name and not the content. An old `sync` takes
-# no file, and syncs all there is.
-_PUT = (
-    'mkdir -p -- "$(dirname -- "$1")" && cat > "$1.part" && [ "$(wc -c < "$1.part")" -eq "$2" ] && '
-    '{ sync "$1.part" 2>/dev/null || sync 2>/dev/null || :; } && '
-    'mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
-)
-# The same, going on where it was; not synced, for whoever asks for this checks the content's hash before it is used.
-# Cut again (2), what came stays; without room or whatever else (1), nothing does.
-# It goes on in a copy, where there is room, of what was there when it was asked: the process of a link that broke may
-# write on into what it has open.
-_RESUME = (
-    'mkdir -p -- "$(dirname -- "$1")" || exit 1; '
-    'if [ -s "$1.part" ]; then head -c "$3" "$1.part" > "$1.part-$$" && '
-    'mv -f -- "$1.part-$$" "$1.part" || rm -f -- "$1.part-$$"; fi; '
-    'cat >> "$1.part" || { rm -f -- "$1.part"; exit 1; }; '
-    'have=$(wc -c < "$1.part") && [ "$have" -lt "$2" ] && exit 2; '
-    '[ "$have" -eq "$2" ] && mv -f -- "$1.part" "$1" && exit 0; rm -f -- "$1.part"; exit 1'
-)
-_SIZE = 'test -f "$1.part" && wc -c < "$1.part" || echo 0'
+_MARK = re.compile(rb"edgenas-pid:(\d{1,19})\r?\n")  # what a chatty shell profile printed before it is dropped
+_LONGEST_MARK = 40
+_LOOK_S = 0.2  # for what came on stderr, while stdout is waited for
+_PIECE = 1 << 16
+
+
+class _BoundedWire(Wire):
+    """A wire that takes no packet of any size: paramiko would wait for all of what one announces, and keep it."""
+
+    def recv(self, count: int) -> bytes:
+        if count > limits.LARGEST_PACKET_BYTES:
+            raise OSError(f"a packet of {count} bytes is announced")
+        return super().recv(count)
 
 
 class _Link:
@@ -64,11 +59,13 @@ class _Link:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self._channels: list[weakref.ref[paramiko.Channel]] = []
         target = resolve(device)
-        self._wire = Wire(device, target)
+        self.account = target.user
+        self._wire = _BoundedWire(device, target)
         self._transport = handshake(device, target, self._wire)
         self._closed = threading.Event()
-        self._silent = False
+        self._why = ""  # it was given up
         try:
             check_host_key(device, self._transport)
             with self.border():
@@ -85,11 +82,25 @@ class _Link:
 
     def channel(self) -> paramiko.Channel:
         with self.border():
-            return self._transport.open_session(timeout=15)
+            channel = self._transport.open_session(timeout=15)
+        self._channels = [each for each in self._channels if each() is not None] + [weakref.ref(channel)]
+        return channel
+
+    def begin(self, channel: paramiko.Channel, script: str, argv: list[str]) -> None:
+        """Run a script of ours on a channel. A server that does not answer to that is not waited for."""
+        check_words(self.device, argv)
+        command = scripts.command(script, argv)
+        giving_up = threading.Timer(limits.UNANSWERED_S, channel.close)
+        giving_up.start()
+        try:
+            with self.border():
+                channel.exec_command(command)
+        finally:
+            giving_up.cancel()
 
     def lost(self, cause: object = "") -> UnreachableError:
         """The error to raise now that the link does not work."""
-        reason = f"nothing heard for {_SILENCE_S:g} s" if self._silent else str(cause) or "the connection was closed"
+        reason = self._why or cut(str(cause)) or "the connection was closed"
         return UnreachableError(f"{self.device.name}: the link broke: {reason}. Try again when it is back.")
 
     @contextlib.contextmanager
@@ -113,8 +124,16 @@ class _Link:
     def _watch(self) -> None:
         while not self._closed.wait(1) and self.alive:
             if time.monotonic() - self._wire.heard_at > _SILENCE_S:
-                self._silent = True
+                self._why = f"nothing heard for {_SILENCE_S:g} s"
+            elif any(_waiting(channel()) > limits.MOST_UNREAD_BYTES for channel in list(self._channels)):
+                self._why = "it sends more than it was asked for"
+            if self._why:
                 self._transport.close()  # wakes whoever waits on it
+
+
+def _waiting(channel: paramiko.Channel | None) -> int:
+    """How much of what came on a channel nobody has read yet."""
+    return 0 if channel is None else len(channel.in_buffer) + len(channel.in_stderr_buffer)
 
 
 class _SshProcess:
@@ -124,14 +143,13 @@ class _SshProcess:
         self._link = link
         self._stderr = bytearray()
         self._pid = b""
-        self._ahead = b""  # read before the mark was complete
+        self._ahead = bytearray()  # read before the mark was complete
         self._channel = link.channel()
-        with link.border():
-            self._channel.exec_command(shlex.join(["sh", "-c", _START, "sh", *argv]))
+        link.begin(self._channel, scripts.START, argv)
 
     def send(self, data: bytes) -> None:
         # Not `sendall`: its timeout is the channel's, which whoever receives in another thread sets as well.
-        deadline = time.monotonic() + 60  # a process that does not read for a minute
+        deadline = time.monotonic() + limits.UNREAD_S
         rest = memoryview(data)
         with self._link.border():
             while rest:
@@ -149,33 +167,36 @@ class _SshProcess:
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain()
-            del self._stderr[:-1_000_000]  # of a process that talks all day
             left = deadline - time.monotonic()
-            self._channel.settimeout(max(0.01, min(1, left)))
-            try:
-                data = self._channel.recv(1 << 16)
-            except TimeoutError:
-                if left <= 0:
-                    raise
-                continue
-            if not data and not self._link.alive:
-                raise self._link.lost()
-            data = self._after_mark(data)
-            if data or self._channel.eof_received:
-                return data
+            self._channel.settimeout(max(0.01, min(_LOOK_S, left)))
+            with contextlib.suppress(TimeoutError):
+                data = self._channel.recv(_PIECE)
+                if not data and not self._link.alive:
+                    raise self._link.lost()
+                data = self._after_mark(data)
+                if data or self._channel.eof_received:
+                    return data
+            if left <= 0:
+                raise TimeoutError
 
     def _after_mark(self, data: bytes) -> bytes:
         if self._pid:
             return data
+        begin = max(0, len(self._ahead) - _LONGEST_MARK)
         self._ahead += data
-        if (mark := _MARK.search(self._ahead)) is None:
+        if (mark := _MARK.search(self._ahead, begin)) is None:
+            if len(self._ahead) > limits.MOST_CHATTER_BYTES:
+                raise too_large(self._link.device, "what its shell's profile prints", limits.MOST_CHATTER_BYTES)
             return b""
         self._pid = mark[1]
-        return self._ahead[mark.end() :]
+        return bytes(self._ahead[mark.end() :])
 
     def _drain(self) -> None:
-        while self._channel.recv_stderr_ready():
-            self._stderr += self._channel.recv_stderr(1 << 16)
+        """Take what came on its stderr; who writes without end is not listened to without end."""
+        for _ in range(0, limits.MOST_UNREAD_BYTES, _PIECE):
+            if not self._channel.recv_stderr_ready():
+                break
+            limits.keep_end(self._stderr, self._channel.recv_stderr(_PIECE))
 
     def errors(self) -> str:
         self._drain()
@@ -203,7 +224,7 @@ class _SshProcess:
                     pending = None  # it ended without reading on; what it left is still to be read. Or the link broke
             if self._channel.recv_ready():
                 with self._link.border():
-                    data = self._channel.recv(1 << 16)
+                    data = self._channel.recv(_PIECE)
                 moved += len(data)
                 sink(self._after_mark(data))
             with self._link.border():
@@ -218,14 +239,17 @@ class _SshProcess:
         self._channel.status_event.wait(15)
         if not self._link.alive:
             raise self._link.lost()
+        if not self._pid:
+            said = limits.last_line(f"{self._ahead.decode(errors='replace')}\n{self.errors()}")
+            raise ran_nothing(self._link.device, self._link.account, said, self._channel.exit_status)
         return self._channel.exit_status
 
     def kill(self) -> None:
         """Stop it on the device as well, as far as it can be reached."""
         if self._pid and self._link.alive:
-            with contextlib.suppress(DeviceError, paramiko.SSHException, OSError):
+            with contextlib.suppress(DeviceError):
                 stopper = self._link.channel()
-                stopper.exec_command(shlex.join(["sh", "-c", _STOP, "sh", self._pid.decode()]))
+                self._link.begin(stopper, scripts.STOP, [self._pid.decode()])
                 stopper.status_event.wait(5)
                 stopper.close()
         self._channel.close()
@@ -255,15 +279,13 @@ class SshConnection(Connection):
     def home(self) -> str:
         if self._home is None:
             done = self.run(["sh", "-c", "cd && pwd"])
-            home = done.stdout.rstrip("\n")
-            if done.returncode != 0 or not home.startswith("/"):
-                raise DeviceError(f"{self.device.name}: the user has no home folder there: {done.stderr.strip()}")
-            self._home = home
+            self._home = home_of(self.device, done, "the user has no home folder there")
         return self._home
 
     def run(self, argv: list[str], timeout_s: float = 30, input: bytes | None = None) -> Completed:  # noqa: A002
         stdout = bytearray()
-        code, stderr = self._finish(argv, timeout_s, iter([input or b""]), stdout.extend)
+        sink = printed(stdout.extend, self.device, argv)
+        code, stderr = self._finish(argv, timeout_s, iter([input or b""]), sink)
         return Completed(code, stdout.decode(errors="replace"), stderr)
 
     def put(
@@ -275,38 +297,39 @@ class SshConnection(Connection):
         there = self._arrived(path, size) if resume else 0
         with local.open("rb") as file:
             file.seek(there)
-            argv = ["sh", "-c", _RESUME if resume else _PUT, "sh", path, str(size), str(there)]
+            argv = ["sh", "-c", scripts.RESUME if resume else scripts.PUT, "sh", path, str(size), str(there)]
             pieces = _told(file, there, size, sent)
             try:
-                code, stderr = self._finish(argv, timeout_s, pieces, lambda _: None, tidies_up=True)
+                sink = printed(lambda _: None, self.device, argv)
+                code, stderr = self._finish(argv, timeout_s, pieces, sink, tidies_up=True)
             except TooSlowError:
                 raise UnreachableError(
                     f"{self.device.name}: {remote} ({size} bytes) did not arrive within {timeout_s:g} s: the link is "
                     "too slow. Try again when it is better."
                 ) from None
         if code != 0:
-            raise DeviceError(
-                f"{self.device.name}: {remote} could not be written: {_last(stderr) or 'the file came short'}."
-            )
+            raise unwritten(self.device, remote, limits.last_line(stderr) or "the file came short")
 
     def _arrived(self, path: str, size: int) -> int:
         """How much of a file an earlier call left there."""
-        done = self.run(["sh", "-c", _SIZE, "sh", path])
+        done = self.run(["sh", "-c", scripts.SIZE, "sh", path])
         there = int(done.stdout) if done.stdout.strip().isdigit() else 0
         if there <= size:
             return there
         self.run(["rm", "-f", "--", f"{path}.part"])
         return 0
 
-    def get(self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int | None = None) -> None:
-        argv = ["cat", "--", self.path(remote)]
+    def get(
+        self, remote: str, local: Path, timeout_s: float = 600, *, largest_bytes: int = limits.LARGEST_FILE_BYTES
+    ) -> None:
+        argv = ["sh", "-c", scripts.GET, "sh", self.path(remote)]
         try:
             with whole_file(local) as part:
                 with part.open("wb") as file:
                     sink = bounded(file.write, self.device, remote, largest_bytes)
                     code, stderr = self._finish(argv, timeout_s, iter([]), sink)
                 if code != 0:
-                    raise DeviceError(f"{self.device.name}: {remote} could not be read: {_last(stderr)}.")
+                    raise DeviceError(f"{self.device.name}: {remote} could not be read: {limits.last_line(stderr)}.")
         except OSError as error:
             raise InputError(f"{local} could not be written here: {error.strerror}.") from None
 
@@ -353,11 +376,6 @@ def _told(file: BinaryIO, there: int, size: int, sent: Sent) -> Iterator[bytes]:
         sent(there, size)
 
 
-def _last(stderr: str) -> str:
-    lines = stderr.strip().splitlines()
-    return lines[-1].strip().rstrip(".") if lines else ""
-
-
 def fetch_host_key(device: Device) -> tuple[str, str]:
     """The host key that the device shows now, as a line and as its fingerprint. Nothing is trusted by this.
 
@@ -365,7 +383,7 @@ def fetch_host_key(device: Device) -> tuple[str, str]:
         DeviceError: unreachable, or no SSH server.
     """
     target = resolve(device)
-    wire = Wire(device, target)
+    wire = _BoundedWire(device, target)
     transport = handshake(device, target, wire)
     try:
         line = key_line(transport)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgenas.device.device import Address, Device
 from edgenas.errors import InputError
+from edgenas.files import user_path
 
 _ASK_S = 15.0  # `Match exec` may run a program of the user's
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -38,7 +39,7 @@ def resolve(device: Device) -> Target:
     said = _ask(device.name, device.address)
     host, port, user = (said[option][0] for option in ("hostname", "port", "user"))
     if device.identity_file:
-        said["identityfile"] = [str(Path(device.identity_file).expanduser())]
+        said["identityfile"] = [str(user_path(device.identity_file))]
         if not Path(said["identityfile"][0]).is_file():
             raise InputError(f"{device.name}: identity_file {device.identity_file!r} does not exist.")
     files, certified = (tuple(map(Path, said.get(name, []))) for name in ("identityfile", "certificatefile"))
@@ -62,7 +63,7 @@ def _ask(name: str, address: Address) -> dict[str, list[str]]:
         asked = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_S, check=True)
     except (KeyError, FileNotFoundError):  # no OpenSSH; nor does it work for a user without an account
         login = {"port": [str(address.port or 22)], "user": [address.user or getpass.getuser()]}
-        keys = [str(Path.home() / ".ssh" / key) for key in _DEFAULT_KEYS]
+        keys = [str(user_path(f"~/.ssh/{key}")) for key in _DEFAULT_KEYS]
         return {"hostname": [address.host], **login, "identityfile": keys}
     except (OSError, subprocess.SubprocessError) as error:
         why = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)

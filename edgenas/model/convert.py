@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.architecture import Architecture, Input, Layer
-from edgenas.errors import CheckFailedError, EdgeNASError
+from edgenas.errors import CheckFailedError, EdgeNASError, reading
 from edgenas.model.builder import build_layer_model, build_model, node_of
 from edgenas.model.quiet import keras_on_tensorflow, quiet
 
@@ -187,12 +187,17 @@ def _made(content: bytes, kind: int) -> list[str]:
 
 
 def input_of(content: bytes) -> TensorInfo:
-    """What a `.tflite` file takes."""
+    """What a `.tflite` file takes.
+
+    Raises:
+        InputError: it is none that the runtime of this machine reads.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    details = Interpreter(model_content=content).get_input_details()[0]
-    scale, zero_point = details["quantization"]
-    shape = tuple(int(side) for side in details["shape"])
+    with reading("The .tflite file"):
+        details = Interpreter(model_content=content).get_input_details()[0]
+        scale, zero_point = details["quantization"]
+        shape = tuple(int(side) for side in details["shape"])
     return TensorInfo(shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point))
 
 

@@ -123,6 +123,13 @@ class Table:
         start, length = self._vector(slot, 4, _MOST_TABLES)
         return [Table(self.content, self._follow(start + 4 * index)) for index in range(length)]
 
+    def entry(self, slot: int, index: int) -> "Table":
+        """One of a vector of tables, however long that is."""
+        start, length = self._vector(slot, 4)
+        if not 0 <= index < length:
+            raise InputError(f"The flatbuffer is damaged: it names entry {index} of a list of {length}.")
+        return Table(self.content, self._follow(start + 4 * index))
+
     def numbers(self, slot: int, form: str) -> tuple[float, ...]:
         """A vector of numbers of four bytes; `form` is `struct`'s letter."""
         start, length = self._vector(slot, 4, _MOST_NUMBERS)

@@ -6,7 +6,6 @@ Android's reader maps it. A zip is read from its end and a flatbuffer from its b
 """
 
 import io
-import struct
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Literal, get_args
 
 import flatbuffers
 
-from edgenas.errors import InputError
+from edgenas.errors import InputError, reading, shown
 from edgenas.model.flatbuffer import Table, Value, build, place_offsets, place_table
 
 Colour = Literal["rgb", "grayscale"]
@@ -295,11 +294,8 @@ def _labels(content: bytes, wanted: Table) -> tuple[str, ...]:
     ]
     if not names:
         raise InputError("The model's metadata name no file of labels.")
-    try:
-        with zipfile.ZipFile(_Pieces(content)) as archive:
-            info = archive.getinfo(names[0])
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise InputError(f"{names[0]} in the model is compressed; Android reads it uncompressed only.")
-            return tuple(archive.read(info).decode().splitlines())
-    except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError, OSError, EOFError, struct.error) as error:
-        raise InputError(f"The labels {names[0]!r} in the model cannot be read: {error}.") from None
+    with reading(f"The labels {shown(names[0])} in the model"), zipfile.ZipFile(_Pieces(content)) as archive:
+        info = archive.getinfo(names[0])
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise InputError(f"{shown(names[0])} in the model is compressed; Android reads it uncompressed only.")
+        return tuple(archive.read(info).decode().splitlines())

@@ -1,9 +1,8 @@
 """Which operators a `.tflite` file asks for, read from the file itself: no runtime is needed, and none is trusted."""
 
 import functools
-import struct
 
-from edgenas.errors import CheckFailedError
+from edgenas.errors import CheckFailedError, reading
 
 CUSTOM = "custom:"
 
@@ -20,7 +19,7 @@ def operator_kinds(content: bytes) -> tuple[str, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
     names = _builtin_names()
-    try:
+    with reading("The .tflite file", error=CheckFailedError):
         if not schema.Model.ModelBufferHasIdentifier(content, 0):
             raise CheckFailedError("This is no .tflite file: it does not say TFL3.")
         model = schema.Model.GetRootAs(content, 0)
@@ -33,8 +32,6 @@ def operator_kinds(content: bytes) -> tuple[str, ...]:
             if number == schema.BuiltinOperator.CUSTOM:
                 name = CUSTOM + (code.CustomCode() or b"").decode("utf-8", "replace")
             found.add(name)
-    except (struct.error, IndexError, TypeError, ValueError) as error:
-        raise CheckFailedError(f"This is no .tflite file ({error}).") from None
     return tuple(sorted(found))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import edgenas.files as files
 from edgenas.evaluation.stopping import Course
+from edgenas.report.pictures import save_figure
 
 _COLOURS = ("#0b6e99", "#e0923c", "#5c8f4e", "#8a5ea8")
 
@@ -49,6 +50,4 @@ def _draw(course: Course, path: Path) -> None:
     axes.grid(color="#e4eaee", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, fontsize=7, frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    files.write_atomically(path, content.getvalue())
+    save_figure(figure, path)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgenas.report.pictures import save_figure
 from edgenas.strategy import Front, Point
 
 
@@ -81,8 +82,7 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _reach(front: Front, end: int) -> list[float]:

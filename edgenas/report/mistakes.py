@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 import edgenas.files as files
 from edgenas.deploy.answers import Answers
 from edgenas.evaluation.data import Dataset, wilson_interval
+from edgenas.report.pictures import save_figure
 from edgenas.report.samples import save, shortened, thumbnail
 
 WORST = 40  # mistakes in the gallery
@@ -104,9 +105,7 @@ def _draw_confusion(labels: tuple[str, ...], counts: npt.NDArray[np.int64], path
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
     axes.set_xlabel("named by the network")
     axes.set_ylabel("true class")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    files.write_atomically(path, content.getvalue())
+    save_figure(figure, path)
 
 
 def draw_gallery(dataset: Dataset, found: Answers, path: Path) -> None:

@@ -17,6 +17,7 @@ from edgenas.latency.comparing.comparing import Contrast, Difference, Group
 from edgenas.latency.comparing.findings import times
 from edgenas.latency.comparing.naming import label
 from edgenas.latency.table import LatencyTable
+from edgenas.report.pictures import save_figure
 
 _BLUE, _ORANGE, _RED, _GREEN, _GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#8a959e"
 _MARKS = ((_BLUE, "o"), (_ORANGE, "s"), (_RED, "^"), (_GREEN, "D"))
@@ -47,7 +48,7 @@ def draw_character(table: LatencyTable, path: Path) -> None:
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
     )
     figure.suptitle(f"What a choice costs, all else equal\n{label(table)}", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_choice(axes: Any, name: str, steps: Sequence[tuple[Effect, Sequence[float]]]) -> None:
@@ -113,7 +114,7 @@ def draw_difference(difference: Difference, path: Path) -> None:
     naming = difference.naming
     shared = f"\n{naming.shared}" if naming.shared else ""
     figure.suptitle(fill(f"{naming.second} against {naming.first}", 95) + shared, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_layers(axes: Any, difference: Difference) -> None:
@@ -225,8 +226,3 @@ def _figure(height_inches: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DPI, layout="constrained")
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)

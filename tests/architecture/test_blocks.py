@@ -92,8 +92,10 @@ def test_any_other_text_is_an_input_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "conv_k3_s1_c8_relu6", "conv_k3_s1_c8_relu6@4x4", "conv_k3_s1_c8_relu6@4x4x0", "dense_n2@1x1x+4"]
-)
+    "text", ["", "conv_k3_s1_c8_relu6", "conv_k3_s1_c8_relu6@4x4", "conv_k3_s1_c8_relu6@4x4x0", "dense_n2@1x1x+4",
+             f"dense_n2@1x1x{'9' * 5000}", "dense_n2@1x1x1000000", "dense_n2@1x1x\u0663"],
+    ids=lambda text: text[:40],
+)  # fmt: skip
 def test_a_wrong_layer_is_named(text: str) -> None:
     with pytest.raises(InputError, match="is no layer"):
         Layer.parse(text)

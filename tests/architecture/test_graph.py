@@ -80,6 +80,8 @@ def test_reading_the_node_before_has_one_spelling() -> None:
         ("input_4x4x1 dense_n2@-1", "expected node numbers after '@', received '-1'"),
         ("input_4x4x1 dense_n2@", "expected node numbers"),
         ("input_4x4x1 dense_n2@0,", "expected node numbers"),
+        (f"input_4x4x1 dense_n2@{'9' * 5000}", r"expected node numbers after '@', received '9{299}\.\.\. "),
+        (f"input_4x4x1 dense_n{'9' * 5000}", r"Unknown part 'n9{298}\.\.\. "),
         ("input_4x4x1 input_4x4x1 dense_n2", "Node 1 is a second input block"),
         ("input_4x4x1 dense_n2 ", "Unknown kind"),
     ],

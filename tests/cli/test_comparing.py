@@ -70,6 +70,9 @@ def test_what_stands_out_comes_first_and_is_drawn(project: Path) -> None:
 def test_paths_are_taken_too_and_the_picture_goes_where_it_is_wanted(project: Path) -> None:
     assert run("latency_tables/fast.json", "old", "--picture", "pictures/both.svg").exit_code == 0
     assert (project / "pictures" / "both.svg").read_text().startswith("<?xml")
+    with pytest.raises(InputError, match=r"No picture can be written as 'both.svgg'. Did you mean 'svg'"):
+        run("fast", "old", "--picture", "both.svgg")
+    assert not (project / "both.svgg").exists()
     assert run("latency_tables/fast.json", "old").exit_code == 0
     assert (project / "fast-against-old.png").exists()
 

@@ -5,6 +5,7 @@ Nothing is measured or shipped here: see test_phone_shipping.py.
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,12 +262,94 @@ def test_what_a_phone_says_of_its_releases_leads_nowhere(phone: Pocket, said: st
     text = said.encode(errors="replace").replace(b"\0", b"")
     (folder / "current").write_bytes(text)
     (folder / "history.jsonl").write_bytes(b'{"event": "activate", "release": 1, "at": "x"}\n' + text)
-    state = PhoneReleases(Wire(phone.device(), phone)).state("odd")
-    written = said.encode(errors="replace").decode().partition("\n")[0].replace("\0", "")
-    assert state.live is None or written.strip() in (str(state.live), f"releases/{state.live}")
-    assert state.releases == (1,)
+    releases = PhoneReleases(Wire(phone.device(), phone))
+    if text.partition(b"\n")[0] == b"releases/1":
+        assert releases.state("odd").live == 1
+    else:
+        with pytest.raises(CheckFailedError, match=r"current is no link to one of its releases .*Remove it there"):
+            releases.state("odd")
+    (folder / "current").unlink()
+    state = releases.state("odd")
+    assert (state.live, state.releases) == (None, (1,))
     assert all(type(event["release"]) is int for event in state.events)
     assert canaries(phone) == []
+
+
+def _elsewhere(model: Path) -> None:
+    """The same number, the same files: but not below this model."""
+    (model / "releases").rename(model.parent / "outside")
+    (model / "releases" / "10").mkdir(parents=True)
+    _leads_to(model, str(model.parent / "outside" / "10"))
+
+
+def _leads_to(model: Path, where: str) -> None:
+    (model / "current").unlink()
+    (model / "current").symlink_to(where)
+
+
+def _aside(path: Path) -> None:
+    """The same through a link."""
+    path.rename(path.parent / "aside")
+    path.symlink_to("aside")
+
+
+def _folder(model: Path) -> None:
+    (model / "current").unlink()
+    (model / "releases" / "10").rename(model / "current")
+
+
+def _pipe(model: Path) -> None:
+    (model / "current").unlink()
+    os.mkfifo(model / "current")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _elsewhere, _folder, _pipe, lambda model: _aside(model / "releases"),
+        lambda model: _aside(model / "releases" / "10"), lambda model: _leads_to(model, "../other/releases/10"),
+        lambda model: _leads_to(model, "releases/../10"), lambda model: _leads_to(model, "releases/010"),
+        lambda model: _leads_to(model, "releases/10\n"), lambda model: _leads_to(model, "10"),
+        lambda model: _leads_to(model, f"releases/{'1' * 19}"), lambda model: _leads_to(model, "current"),
+    ],
+)  # fmt: skip
+def test_a_live_link_that_leads_out_of_the_releases_is_not_whole(
+    phone: Pocket, releases: PhoneReleases, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    put(releases, 10, tmp_path)
+    change(root(phone, releases) / "net")
+    with pytest.raises(CheckFailedError, match=r"net/current is no link to one of its releases .*Remove it there"):
+        releases.state("net")
+
+
+def test_what_is_no_file_of_its_own_is_no_part_of_a_release(
+    phone: Pocket, releases: PhoneReleases, tmp_path: Path
+) -> None:
+    """A link can lead to something else tomorrow; a pipe would be waited for for ever."""
+    hashes = put(releases, 10, tmp_path)
+    model = root(phone, releases) / "net"
+    path = model / "releases" / "10" / "model.tflite"
+    path.rename(model / "aside")
+    path.symlink_to("../../aside")
+    with pytest.raises(CheckFailedError, match=r"model\.tflite is not what was sent: .* received none"):
+        releases.verify(releases.folder("net", 10), hashes)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckFailedError, match=r"model\.tflite is not what was sent: .* received none"):
+        releases.verify(releases.folder("net", 10), hashes)
+    (model / "history.jsonl").unlink()
+    os.mkfifo(model / "history.jsonl")
+    with pytest.raises(DeviceError, match="its shell refused"):
+        releases.state("net")
+
+
+def test_a_release_that_is_gone_is_still_the_live_one(phone: Pocket, releases: PhoneReleases, tmp_path: Path) -> None:
+    """So that a rollback finds the way: what is missing is said by whoever verifies it."""
+    put(releases, 10, tmp_path)
+    put(releases, 20, tmp_path)
+    releases.remove("net", 20)
+    state = releases.state("net")
+    assert (state.live, state.previous) == (20, 10)
 
 
 def test_models_that_cannot_be_entered_are_not_none(phone: Pocket, releases: PhoneReleases, tmp_path: Path) -> None:

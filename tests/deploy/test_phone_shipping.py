@@ -14,6 +14,7 @@ import pytest
 
 from edgenas.deploy import Bundle, deployed, rollback, ship, verify
 from edgenas.deploy.keys import SigningKey
+from edgenas.deploy.manifest import TableUsed
 from edgenas.deploy.phone_releases import PhoneReleases
 from edgenas.device import Device, Limits, open_phone
 from edgenas.errors import CheckFailedError, DeviceError, InputError, UnreachableError, WentBackError
@@ -114,15 +115,50 @@ def test_it_is_measured_beside_the_table_s_networks_with_its_threads(
     device = pocket.device()
     size = made.INT8.stat().st_size
     pocket.us = {None: 40.0, size: 10.0}  # the model; the reference and the anchors
-    shipped = ship(bundle, device, "digits", table=table_of(device, 1e6, threads=3, anchors_ms=(0.0104, 0.0104)))
+    shipped = ship(bundle, device, "digits", table=table_of(device, 1e6, threads=2, anchors_ms=(0.0104, 0.0104)))
     assert shipped.latency_ms["median"] == pytest.approx(0.04)
     assert shipped.normalised_ms == pytest.approx(0.0416), "the anchors took 4% more: so would it"
-    assert all("--num_threads=3" in flags for flags in pocket.flags)
+    assert all("--num_threads=2" in flags for flags in pocket.flags)
     pocket.flags.clear()
     verify(device, "digits")
-    assert all("--num_threads=3" in flags for flags in pocket.flags), "as it was shipped"
+    assert all("--num_threads=2" in flags for flags in pocket.flags), "as it was shipped"
     ship(rewritten(bundle, tmp_path), device, "digits")
     assert "--num_threads=1" in pocket.flags[-1]
+
+
+def test_a_manifest_does_not_set_a_phone_s_threads(
+    pocket: Pocket, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    table = table_of(pocket.device(), 1e6)
+    for threads in (5000, -1):
+        used = TableUsed("t", "measured", dataclasses.replace(table.identity, threads=threads))
+        with pytest.raises(InputError, match=f"expected 1 to .* as many as it has cores, received {threads}"):
+            ship(rewritten(bundle, tmp_path, table=used), pocket.device(), "digits")
+    assert (pocket.flags, models(pocket).exists()) == ([], False)
+
+
+def test_what_is_live_elsewhere_is_not_whole_and_nothing_is_shipped_over_it(
+    pocket: Pocket, bundle: Bundle, rewritten: Rewritten, tmp_path: Path
+) -> None:
+    device = pocket.device()
+    ship(bundle, device, "digits")
+    outside = models(pocket).parent / "outside"
+    (models(pocket) / "digits" / "releases").rename(outside)
+    (models(pocket) / "digits" / "current").unlink()
+    (models(pocket) / "digits" / "current").symlink_to(outside / str(bundle.manifest.release))
+    newer = rewritten(bundle, tmp_path)
+    for work in (
+        lambda: verify(device, "digits"),
+        lambda: rollback(device, "digits"),
+        lambda: ship(newer, device, "digits"),
+    ):
+        with pytest.raises(CheckFailedError, match="current is no link to one of its releases"):
+            work()
+    (found,) = deployed(device)
+    assert found.release is None and "current is no link to one of its releases" in str(found.wrong)
+    assert current(models(pocket) / "digits").parent == outside
+    (models(pocket) / "digits" / "current").unlink()
+    assert ship(newer, device, "digits").active == newer.manifest.release, "as the message says"
 
 
 def test_verify_looks_at_what_is_live_again(

@@ -154,7 +154,7 @@ def test_a_manifest_does_not_set_a_board_s_threads(
 def test_more_threads_than_its_cores_are_refused(local: Device, inside: Inside, bundle: Bundle) -> None:
     agent = cast(Agent, SimpleNamespace(device=dataclasses.replace(local, runtime=dataclasses.replace(
         local.runtime, cores=(0,)))))  # fmt: skip
-    with pytest.raises(InputError, match="is kept on 1 cores: no room for 2 threads"):
+    with pytest.raises(InputError, match="is kept on 1 core: no room for 2 threads"):
         promise.measure_there(agent, "m", "r", 1, 2)
 
 

@@ -67,3 +67,25 @@ def test_what_is_damaged_is_shown_beside_what_is_well(here: Device, bundle: Bund
     bad, good = json.loads(done.stdout)["models"]
     assert "labels.txt" in bad["wrong"] and bad["latency_ms_now"] is None
     assert good["wrong"] is None and good["latency_ms_now"]["median"] > 0
+
+
+@pytest.mark.parametrize("measure", [["--measure"], []])
+def test_one_of_which_it_cannot_be_told_what_is_live_hides_no_other(
+    here: Device, bundle: Bundle, measure: list[str]
+) -> None:
+    for name in ("bad", "good"):
+        ship(bundle, here, name)
+    current = Path(here.folder, "models", "bad", "current")
+    current.unlink()
+    current.mkdir()
+    done = CliRunner().invoke(cli, ["deployed", "here", *measure, "--json"])
+    assert isinstance(done.exception, CheckFailedError) and "bad/current is no link to" in str(done.exception)
+    bad, good = json.loads(done.stdout)["models"]
+    assert bad["release"] is None and "bad/current is no link to" in bad["wrong"]
+    assert good["wrong"] is None and good["release"] == bundle.manifest.release
+    assert (good["latency_ms_now"] is not None) == bool(measure)
+    assert "WRONG" in CliRunner().invoke(cli, ["deployed", "here"]).stdout
+    assert verify(here, "good", measure=False).release == bundle.manifest.release
+    for dry_run in (True, False):
+        with pytest.raises(CheckFailedError, match="bad/current is no link to"):
+            ship(bundle, here, "bad", dry_run=dry_run)

@@ -101,8 +101,8 @@ def test_samples_that_fit_are_read(copy: Path) -> None:
         ({"labels": GOOD["labels"]}, "expected images, labels, outputs"),
         (GOOD | {"images": array("|u1", (1, 8, 8, 1), b"short")}, "cannot be read"),
         (GOOD | {"images": b"no array"}, "cannot be read"),
-        (GOOD | {"images": array("|u1", "-" * 900 + "1")}, "the header of images.npy makes no sense"),
-        (GOOD | {"images": array("|u1", "(" * 9000)}, "the header of images.npy makes no sense"),
+        (GOOD | {"images": array("|u1", "-" * 900 + "1")}, "The header of images.npy cannot be read"),
+        (GOOD | {"images": array("|u1", "(" * 9000)}, "The header of images.npy cannot be read"),
         (GOOD | {"images": array("|u1", (-1, 8, 8, 1))}, "do not fit the model"),
     ],
 )

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from edgenas.device import Device, Runtime, adb, connect, open_agent
+from edgenas.device import Device, Runtime, adb, connect, open_agent, process
 from edgenas.device.adb import explain_state
 from edgenas.errors import DeviceError
 from tests.adb.lab import AdbServer, LabPhone
@@ -165,18 +166,18 @@ def test_odd_answers_are_refused_in_one_line(make_phone: Make, tmp_path: Path):
 
 def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
     with connect(phone.device()) as connection:
-        process = connection.start(["sh", "-c", 'echo ready; echo $$; cat; echo "$1"', "sh", "it's"])
+        started = connection.start(["sh", "-c", 'echo ready; echo $$; cat; echo "$1"', "sh", "it's"])
         said = b""
         while said.count(b"\n") < 2:
-            said += process.receive(10)
+            said += started.receive(10)
         assert said.startswith(b"ready\n")
         pid = int(said.split()[1])
-        process.send(b"hello\n")
-        assert process.receive(10) == b"hello\n"
+        started.send(b"hello\n")
+        assert started.receive(10) == b"hello\n"
         with pytest.raises(TimeoutError):
-            process.receive(0.01)
+            started.receive(0.01)
         assert Path(f"/proc/{pid}").exists()
-        process.close()
+        started.close()
         until(lambda: not Path(f"/proc/{pid}").exists(), "it ended")
 
 
@@ -184,15 +185,25 @@ def test_a_process_that_runs_on_ends_with_its_connection(phone: LabPhone):
 def test_a_transfer_that_takes_too_long_is_ended(
     phone: LabPhone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ):
+    client = tmp_path / "adb"
+    client.write_text(f'#!/bin/sh\n[ "$3" = push ] || [ "$3" = pull ] && exec sleep 300\nexec {adb.find_adb()} "$@"\n')
+    client.chmod(0o755)
     clock, ended = itertools.count(0, 100), []  # type: ignore[var-annotated]
+    really_transfer, really_kill = adb.AdbConnection._transfer, process.kill_process
+
+    def transfer(*what: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+            patch.setattr(process, "_WATCH_S", 0.001)
+            patch.setattr(process, "kill_process", lambda it: ended.append(really_kill(it)))
+            really_transfer(*what)
+
     (tmp_path / "file").write_text("x")
     with connect(phone.device()) as connection:
         remote = f"{connection.home}/slow"
         connection.put(tmp_path / "file", remote)
-        monkeypatch.setattr(adb, "_output", lambda process, wait_s: None)  # it is never done
-        monkeypatch.setattr(adb, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-        really_kill = adb.kill_process
-        monkeypatch.setattr(adb, "kill_process", lambda process: ended.append(really_kill(process)))
+        monkeypatch.setenv("ADB", str(client))
+        monkeypatch.setattr(adb.AdbConnection, "_transfer", transfer)
         with pytest.raises(DeviceError, match=r"could not be (written|read) within 250 s"):
             getattr(connection, way)(*((tmp_path / "file", remote)[:: 1 if way == "put" else -1]), timeout_s=250)
     assert (len(ended), next(clock)) == (1, 400)

@@ -94,7 +94,7 @@ def test_an_answer_is_not_believed_unchecked(local: Connection, said: str, messa
 @pytest.mark.parametrize(
     "wrong",
     [{"python": "3.x"}, {"python": "3.12+"}, {"python": "2.7.1"}, {"bits": 7}, {"cores": 0}, {"memory_total_kb": -1},
-     {"memory_available_kb": -1}, {"disk_free_kb": -1}],
+     {"memory_available_kb": -1}, {"disk_free_kb": -1}, {"cores": (1 << 16) + 1}, {"memory_total_kb": 1 << 40}],
 )  # fmt: skip
 def test_impossible_values_from_a_device_are_refused(local: Connection, wrong: dict[str, Any]):
     line = json.dumps({"id": 1, "ok": True, "result": dataclasses.asdict(PI) | wrong})

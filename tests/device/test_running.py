@@ -1,8 +1,10 @@
 """Models alone, with a machine and a runtime whose times are scripted: what a visit is, and what `single` tells."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import ai_edge_litert.interpreter
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from edgenas.device.agent.children import Died
 from edgenas.device.agent.context import Context, OperationError
 from edgenas.device.agent.running import Model, _infer, _single
 from tests.device.scripted import COLD, Collector, Interpreter, Machine, runtime
+from tests.opened import opened, with_signatures
 
 Load = Callable[..., Model]
 
@@ -70,6 +73,37 @@ def test_inputs_are_random_and_the_seed_s(load: Load, made: dict[str, Interprete
     assert (made["m"].tensors[0] == floats).all()
     model.fill(1)
     assert (made["m"].tensors[0] != floats).any()
+
+
+def _outputs(interpreter: Any, images: np.ndarray) -> list[float]:
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(given["index"], images)
+    interpreter.invoke()
+    return [float(value) for value in interpreter.get_tensor(wanted["index"]).ravel()]
+
+
+@pytest.mark.parametrize("asked", [{"signature": "large"}, {"sizes": [[0, [1, 16, 16, 1]]]}], ids=["graph", "sizes"])
+def test_what_is_asked_for_of_a_model_is_what_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: dict[str, Any]
+):
+    """One signature of several, or an open model at some sizes: it computes what a model of these sizes does."""
+    monkeypatch.setitem(running._imported, "real", ai_edge_litert.interpreter)
+    contents = {"asked": with_signatures("small", "large") if "signature" in asked else opened(),
+                "fixed": opened((1, 16, 16, 1))}  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    found = Model("real", str(tmp_path / "asked"), 1, 0, **asked).interpreter
+    fixed = Model("real", str(tmp_path / "fixed"), 1, 0).interpreter
+    images = np.random.default_rng(0).random((1, 16, 16, 1), np.float32)
+    assert _outputs(found, images) == pytest.approx(_outputs(fixed, images), abs=1e-5)
+    assert running._tensor(found.get_input_details()[0])["shape"] == [1, 16, 16, 1]
+
+
+def test_sizes_that_a_file_fixes_are_not_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setitem(running._imported, "real", ai_edge_litert.interpreter)
+    (tmp_path / "m").write_bytes(opened())
+    with pytest.raises(RuntimeError, match="only allows mutating unknown dimensions"):
+        Model("real", str(tmp_path / "m"), 1, 0, sizes=[[0, [1, 16, 16, 3]]])
 
 
 def test_a_visit_fills_the_caches_and_takes_a_mean_once_the_model_is_warm(load: Load, machine: Machine):
@@ -145,7 +179,7 @@ def single(machine: Machine, monkeypatch: pytest.MonkeyPatch, made: dict[str, In
         monkeypatch.setitem(running._imported, "scripted", known)
         plan = {
             "model": "model", "runs": 3, "warmup": 0, "threads": 1, "runtime": "scripted", "cores": [2],
-            "reference": None, "every_us": 0,
+            "reference": None, "every_us": 0, "signature": None, "sizes": None,
         } | plan  # fmt: skip
         answer = _single(report, plan)
         assert bound == [[2]]

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.device import Completed, Device, DeviceInfo, Runtime, RuntimeState, connect, findings, open_agent, setup
+from edgenas.device import (
+    Completed,
+    Connection,
+    Device,
+    DeviceInfo,
+    Runtime,
+    RuntimeState,
+    connect,
+    findings,
+    open_agent,
+    setup,
+)
 from edgenas.device.inspect import _signatures
-from edgenas.device.setup import _remedy, platforms, requirements
+from edgenas.device.remedies import remedy_for
+from edgenas.device.setup import platforms, requirements
 from edgenas.errors import DeviceError
 from tests.board import Board
 from tests.device.scripted import PI
 from tests.waiting import free_port
-from tests.wheelhouse import PIP
+from tests.wheelhouse import PIP, WHEELS
 
 
 def _needs(package: str, **changes: object) -> list[str]:
@@ -53,10 +65,33 @@ def test_platform_tags_fit_the_userland_and_not_the_kernel():
     assert platforms(PI)[0] == "manylinux_2_36_aarch64"
 
 
-def test_a_missing_system_library_is_named_as_a_package():
-    said = "OSError: libstdc++.so.6: cannot open shared object file: No such file or directory"
-    assert _remedy(said).endswith("sudo apt-get install libstdc++6")
-    assert _remedy("ImportError: numpy.core.multiarray failed to import") == ""
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("OSError: libstdc++.so.6: cannot open shared object file: No such file or directory", "install libstdc++6"),
+        ("ImportError: /home/pi/.edgenas/venv/lib/x.so.1: failed to map segment from shared object", "noexec"),
+        ("error: externally-managed-environment\n\nx This environment is", "Leave `python` out of the device's file"),
+        ("OSError: [Errno 30] Read-only file system: '/home/pi/.edgenas'", "is mounted read-only"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "Make room there"),
+        ("/usr/bin/python3: No module named pip", "python3-pip"),
+        ("/home/pi/.edgenas/venv/bin/python: No module named ensurepip", "sudo apt-get install python3-venv"),
+    ],
+)
+def test_what_a_device_says_names_the_remedy(said: str, remedy: str):
+    assert remedy in remedy_for(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ImportError: numpy.core.multiarray failed to import",
+        "Command '['/x/venv/bin/python', '-m', 'ensurepip']' returned non-zero exit status 1",
+        "ERROR: No matching distribution found for ai-edge-litert",
+        "",
+    ],
+)
+def test_what_is_not_known_has_no_remedy(said: str):
+    assert remedy_for(said) == ""
 
 
 WORKS = (RuntimeState("ai-edge-litert", "2.1", None),)
@@ -68,8 +103,9 @@ class Pip:
 
     home, folder = "/home/pi", "/home/pi/.edgenas"
 
-    def __init__(self, info: DeviceInfo, has: set[str], python: str = OWN) -> None:
+    def __init__(self, info: DeviceInfo, has: set[str], python: str = OWN, **fails: Completed) -> None:
         self.info, self.has, self.python = info, has, python
+        self.fails = fails  # what comes of a command with that word in it
         self.asked: list[list[str]] = []
 
     def __enter__(self) -> "Pip":
@@ -79,6 +115,9 @@ class Pip:
         pass
 
     def run(self, argv: list[str], timeout_s: float = 30) -> Completed:
+        for word, done in self.fails.items():
+            if word in argv:
+                return done
         if "install" not in argv:
             return Completed(0, "", "")
         wanted = [word for word in argv[argv.index("install") + 1 :] if word[0] not in "-0123456789"]
@@ -97,13 +136,18 @@ def set_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[DeviceInfo, s
     """Sets such a device up; what is said of it, and to the user. The host's pip finds nothing either."""
     module = importlib.import_module("edgenas.device.setup")  # the package's own `setup` is the function
 
-    def work(pip: Pip, runtime: Runtime = Runtime()) -> tuple[DeviceInfo, str]:  # noqa: B008
+    def work(
+        pip: Pip,
+        runtime: Runtime = Runtime(),  # noqa: B008
+        steps: list[str] | None = None,
+        download: Completed = Completed(1, "", "ERROR: no network"),  # noqa: B008
+    ) -> tuple[DeviceInfo, str]:
         pip.device = Device("pi", "ssh://pi", runtime=runtime)  # type: ignore[attr-defined]
-        steps: list[str] = []
+        steps = [] if steps is None else steps
         monkeypatch.setattr(module, "connect", lambda device: pip)
         monkeypatch.setattr(module, "inspect_agent", lambda connection: pip.info)
         monkeypatch.setattr(module, "find_python", lambda connection: (pip.python, True))
-        monkeypatch.setattr(module, "_download", lambda *_: Completed(1, "", "ERROR: no network"))
+        monkeypatch.setattr(module, "_download", lambda *_: download)
         return setup(pip.device, steps.append), "\n".join(steps)  # type: ignore[attr-defined]
 
     return work
@@ -117,6 +161,58 @@ def test_an_extra_that_cannot_be_installed_costs_only_itself(set_up: Callable[..
     assert "without cryptography, signatures cannot be checked there, hashes only" in said
     assert "No matching distribution found for cryptography" in said
     assert set_up(Pip(PI, {"ai-edge-litert", "numpy", "cryptography"}))[0].cryptography == "45.0"
+
+
+FAILS = {
+    "a read-only disk": (
+        {"sh": Completed(1, "", "mkdir: cannot create directory '/home/pi/.edgenas': Read-only file system")}, None,
+        r"no environment can be made in /home/pi/\.edgenas: mkdir: .*Read-only file system\. Its disk is mounted "
+        r"read-only.*name another folder",
+    ),
+    "a home that is noexec": (
+        {"sh": Completed(126, "", "sh: 1: ./.edgenas-runs: Permission denied")}, None,
+        r"\.edgenas-runs: Permission denied\. No program may run where that lies \(it is mounted noexec\): name",
+    ),
+    "no room for pip": (
+        {"pip": Completed(1, "", "No module named pip"),
+         "ensurepip": Completed(1, "", "OSError: [Errno 28] No space left on device")}, None,
+        r"-m ensurepip failed: OSError: \[Errno 28\] No space left on device\. Make room there",
+    ),
+    "no python3-venv": (
+        {"pip": Completed(1, "", "No module named pip"),
+         "ensurepip": Completed(1, "", f"{OWN}: No module named ensurepip")}, None,
+        r"-m ensurepip failed: .*No module named ensurepip\. Install it there: sudo apt-get install python3-venv",
+    ),
+    "PEP 668": (
+        {"install": Completed(1, "", "error: externally-managed-environment\n\nx This environment ...\nhint: PEP 668")},
+        "/usr/bin/python3",
+        r"could not be installed\. Its own pip said: error: externally-managed-environment\. The device's system",
+    ),
+    "no pip": (
+        {"install": Completed(1, "", "/usr/bin/python3: No module named pip")}, "/usr/bin/python3",
+        r"Its own pip said: /usr/bin/python3: No module named pip\. Install pip for that Python",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAILS)
+def test_the_true_cause_is_named_in_the_device_s_own_words(set_up: Callable[..., tuple[DeviceInfo, str]], case: str):
+    fails, python, words = FAILS[case]
+    steps: list[str] = []
+    with pytest.raises(DeviceError, match=words) as caught:
+        set_up(Pip(PI, set(), python or OWN, **fails), Runtime(python=python), steps)
+    assert "\n" not in str(caught.value) and "sending wheels" not in " ".join(steps), "they would meet the same"
+
+
+def test_what_the_device_s_own_pip_said_is_kept_where_wheels_fail_too(
+    set_up: Callable[..., tuple[DeviceInfo, str]], monkeypatch: pytest.MonkeyPatch
+):
+    pip = Pip(PI, set())
+    monkeypatch.setattr(pip, "put", lambda *_: None, raising=False)
+    with pytest.raises(
+        DeviceError, match=r"the wheels sent could not be installed: .* Its own pip said: ERROR: No mat"
+    ):
+        set_up(pip, download=Completed(0, "", ""))
 
 
 def test_a_runtime_that_works_is_left_alone(set_up: Callable[..., tuple[DeviceInfo, str]]):
@@ -166,11 +262,38 @@ def test_doctor_names_what_keeps_it_out(board: Board, tmp_path: Path):
     assert problems(Device("here", "local:", folder=folder)) == ""
 
 
+# What pip may be told for others: each of these keeps packages from an environment, or puts other versions into it.
+HOSTILE_PIP = {"PIP_TARGET": "/nowhere", "PIP_USER": "1", "PIP_CONSTRAINT": "/nowhere.txt", "PIP_NO_BINARY": ":all:",
+               "PIP_REQUIRE_HASHES": "1", "PIP_DRY_RUN": "1", "PIP_NO_DEPS": "1"}  # fmt: skip
+
+
+def hostile_python(folder: Path) -> Path:
+    """A PYTHONPATH that holds other packages of the same names."""
+    for name in ("numpy", "pip", "ensurepip", "venv", "ai_edge_litert"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise ImportError('the one on PYTHONPATH')\n")
+    return folder
+
+
+def on_virtual_machine(connection: Connection) -> None:
+    """Agents of its own environment, which PYTHONPATH does not reach, are on a virtual machine from now on."""
+    (packages,) = Path(connection.folder).glob("venv/lib/python*/site-packages")
+    begins = Path(__file__).parents[1] / "virtual" / "sitecustomize.py"
+    (packages / "tests.pth").write_text(f"import runpy; runpy.run_path({str(begins)!r})\n")
+
+
 def test_setup_then_measure_then_doctor(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch):
-    """With pip and wheels as they are: by the board's own pip, and sent from here by the host's."""
-    for name, value in PIP.items():
+    """With pip and wheels as they are: by the board's own pip, and sent from here by the host's.
+
+    Neither takes from the user's settings more than where packages come from.
+    """
+    for name, value in (PIP | HOSTILE_PIP).items():
         monkeypatch.setenv(name, value)
-    with Board(tmp_path / "board", environment=PIP) as board:
+    elsewhere = f"{hostile_python(tmp_path / 'elsewhere')}:{Path(__file__).parents[1] / 'virtual'}"
+    with Board(tmp_path / "board", environment=HOSTILE_PIP | {"PYTHONPATH": elsewhere}) as board:
+        settings = board.home / ".config" / "pip" / "pip.conf"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"[global]\nno-index = true\nprefix = /nowhere\n[install]\nfind-links =\n  {WHEELS}\n")
         device = board.device(folder=str(tmp_path / "work"))
         steps: list[str] = []
         info = setup(device, steps.append)
@@ -180,6 +303,8 @@ def test_setup_then_measure_then_doctor(tmp_path: Path, models: Path, monkeypatc
         steps.clear()
         setup(device, steps.append)
         assert len(steps) == 1, "nothing is installed twice"
+        with connect(device) as connection:
+            on_virtual_machine(connection)
         with connect(device) as connection, open_agent(connection) as agent:
             paths = []
             for model in sorted(models.glob("*.tflite")):
@@ -189,7 +314,7 @@ def test_setup_then_measure_then_doctor(tmp_path: Path, models: Path, monkeypatc
             assert [len(model["visits_us"]) for model in answer["models"]] == [5] * 3
             assert not [found for found in findings(device) if found.level == "problem"]
             python = f"{connection.folder}/venv/bin/python"
-            assert connection.run([python, "-m", "pip", "uninstall", "-q", "-y", "cryptography"]).returncode == 0
+            assert connection.run([python, "-I", "-m", "pip", "uninstall", "-q", "-y", "cryptography"]).returncode == 0
             info = setup(device, steps.append, offline=True)
             assert info.cryptography is not None
             assert any("sending cryptography-" in step for step in steps)

@@ -175,7 +175,7 @@ def test_groups_by_pattern(tmp_path: Path, cache: Path) -> None:
         load_dataset(tmp_path / "data", SHAPE, cache=cache, group_pattern="(clinic)")
     with pytest.raises(InputError, match="marks no group"):
         load_dataset(tmp_path / "data", SHAPE, cache=cache, group_pattern="patient")
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="It is a regular expression"):
         load_dataset(tmp_path / "data", SHAPE, cache=cache, group_pattern="(")
     with pytest.raises(InputError, match="Use its group array"):
         load_dataset("digits", SHAPE, cache=cache, group_pattern="(a)")
@@ -217,13 +217,19 @@ def test_npz(tmp_path: Path, cache: Path) -> None:
         ({"x": np.zeros((9, 8, 8)), "y": np.zeros(8, int)}, r"received x \[9, 8, 8\] and y \[8\]"),
         ({"x": np.zeros((9, 8, 8)), "y": np.zeros((9, 2), int)}, "argmax"),
         ({"x": np.zeros((9, 8, 8)), "y": np.zeros(9)}, "one integer or string an image, received float64"),
-        ({"x": np.zeros((9, 8, 8)), "y": np.zeros(9, object)}, "Python objects, which are never loaded"),
+        (
+            {"x": np.zeros((9, 8, 8)), "y": np.zeros(9, object)},
+            "allow_pickle=False. Write them .* without Python",
+        ),
         ({"x": np.zeros((9, 8, 8)), "y": np.zeros(9, int)}, "at least two classes, received only '0'"),
         ({"x": np.zeros((9, 8, 8)), "y": np.array([0] * 8 + [1])}, "class '1' has 1 image; expected at least 5"),
         ({"x": np.full((10, 8, 8), np.nan), "y": np.arange(10) % 2}, "data.npz: x: .*NaN"),
         ({"x": np.zeros((10, 8, 8)), "y": np.arange(10) % 2, "labels": ["a"]}, r"expected 0..0 for 1 labels"),
         ({"x": np.zeros((10, 8, 8)), "y": np.array(["a", "b"] * 5), "labels": ["a", "bb"]}, "y holds 'b'"),
         ({"x": np.zeros((10, 8, 8)), "y": np.arange(10) % 2, "group": np.zeros(3)}, "group: expected"),
+        ({"x": np.zeros((10, 8, 8)), "y": np.array([b"\xff", b"a"] * 5)}, "The data .* cannot be read: 'ascii' codec"),
+        ({"x": np.zeros((10, 8, 8)), "y": np.arange(10) % 2, "labels": np.array([b"\xff", b"a"])}, "cannot be read"),
+        ({"x": np.zeros((10, 8, 8)), "y": np.arange(10) % 2, "group": np.array([b"\xff"] * 10)}, "cannot be read"),
     ],
 )
 def test_npz_that_cannot_be_used(tmp_path: Path, cache: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -232,16 +238,28 @@ def test_npz_that_cannot_be_used(tmp_path: Path, cache: Path, arrays: dict[str, 
         load_dataset(tmp_path / "data.npz", SHAPE, cache=cache)
 
 
+def test_names_in_bytes_are_names(tmp_path: Path, cache: Path) -> None:
+    x = np.arange(640, dtype=np.uint8).reshape(10, 8, 8)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(10) % 2, labels=np.array([b"no", b"yes"]), group=[b"a", b"b"] * 5)
+    data = load_dataset(tmp_path / "data.npz", SHAPE, cache=cache)
+    assert data.labels == ("no", "yes") and data.group is not None and data.group[:2].tolist() == ["a", "b"]
+
+
+def test_a_home_that_nobody_has(cache: Path) -> None:
+    with pytest.raises(InputError, match=r"The path '~nobody-here/x' cannot be read: .*Write it without ~\."):
+        load_dataset("~nobody-here/x", SHAPE, cache=cache)
+
+
 def test_a_damaged_npz(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "data.npz"
     path.write_bytes(b"no zip")
-    with pytest.raises(InputError, match=r"no readable .npz: it is no zip archive"):
+    with pytest.raises(InputError, match=r"cannot be read: it is no zip archive\. Write them with numpy\.savez"):
         load_dataset(path, SHAPE, cache=cache)
     np.savez_compressed(path, x=np.random.default_rng(0).random((50, 8, 8)), y=np.arange(50) % 2)
     content = bytearray(path.read_bytes())
     content[2000:2100] = bytes(100)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"no readable .npz"):
+    with pytest.raises(InputError, match=r"The data .* cannot be read: "):
         load_dataset(path, SHAPE, cache=cache)
 
 
@@ -271,7 +289,7 @@ def test_fashion_mnist_from_a_keras_cache(tmp_path: Path, cache: Path, monkeypat
     assert len(split(data, 0).test) == 20 and data.x[-1].max() == 20
     path = folder / r"t10k-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte.gz is damaged"):
+    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte.gz cannot be read: .*\. It is damaged"):
         load_dataset("fashion-mnist", (28, 28, 1), cache=cache)
 
 

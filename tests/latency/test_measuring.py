@@ -13,17 +13,19 @@ from edgenas.cli.main import cli
 from edgenas.device import Runtime
 from edgenas.errors import CheckFailedError, DeviceError, InputError
 from edgenas.latency.profiling import measuring
+from edgenas.latency.profiling.bench import Bench
 from edgenas.latency.profiling.measuring import MOST_AWAY, MOST_MOVED, measure_file
 from edgenas.latency.profiling.rounds import median_interval
 from edgenas.latency.steadiness import Steadiness
 from edgenas.latency.table import LatencyTable
 from tests.latency.conftest import here
 from tests.latency.made import PLAN, MadePool
+from tests.opened import opened, with_signatures
 
 Weather = Callable[..., None]
 GOOD = {
     "times_us": [5.0, 6.0], "lost": [False, True], "reference_us": [9.0, 9.0], "first_us": 9.0, "load_us": 3.0,
-    "away": 0.0, "late": 0.0, "peak_rss_growth_kb": 0,
+    "away": 0.0, "late": 0.0, "peak_rss_growth_kb": 0, "inputs": [{"shape": [1, 32, 32, 3]}],
 }  # fmt: skip
 
 
@@ -167,10 +169,35 @@ def test_on_the_command_line(project: Path, model: Path, monkeypatch: pytest.Mon
     words = ["measure", str(model), "quiet", "--runs", "10"]
     ten = {"times_us": [5.0] * 10, "lost": [False] * 10}
     answers(monkeypatch, [GOOD | ten, *[GOOD | ten | {"away": 0.5}] * 6])
-    assert "busy" not in CliRunner().invoke(cli, words).stdout
+    said = CliRunner().invoke(cli, words).stdout
+    assert "busy" not in said
+    assert said.startswith("measured    args_0 1x32x32x3, 1 thread, 10 inferences one after the other\n")
     assert "the first 0.009 (the device is busy)" in CliRunner().invoke(cli, words).stdout.replace("\n", " ")
     told = json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)
     assert (told["steadiness"], told["busy_with"]) == ("disturbed", "It is hot.")
+
+
+def test_what_is_measured_is_said_on_the_command_line(project: Path, monkeypatch: pytest.MonkeyPatch):
+    here(project).save()
+    (project / "m.tflite").write_bytes(with_signatures("small", "large", sizes=(1, -1, -1, 1)))
+    words = ["measure", "m.tflite", "quiet", "--runs", "10", "--shape", "image=1x24x16x1", "--signature", "large"]
+    one = GOOD | {"times_us": [5.0] * 10, "lost": [False] * 10, "inputs": [{"shape": [1, 24, 16, 1]}]}
+    answers(monkeypatch, [one] * 2)
+    said = CliRunner().invoke(cli, [*words, "--every-ms", "100"]).stdout
+    assert said.startswith("measured    image 1x24x16x1, signature large, 1 thread, 10 inferences every 100 ms\n")
+    assert json.loads(CliRunner().invoke(cli, [*words, "--json"]).stdout)["measured"] == {
+        "signature": "large", "inputs": {"image": [1, 24, 16, 1]}, "threads": 1, "runs": 10, "every_ms": None,
+    }  # fmt: skip
+
+
+def test_a_profile_takes_no_more_threads_than_cores_either(project: Path):
+    alone = dataclasses.replace(here(project), runtime=Runtime(cores=(0,)))
+    for device, threads, words in (
+        (here(project), 1500, "expected 1 to .* received 1500"),
+        (alone, 2, "on 1 core: no"),
+    ):
+        with pytest.raises(InputError, match=words), Bench(device, threads):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -202,7 +229,7 @@ def test_a_device_that_calms_down_is_measured(project: Path, model: Path, monkey
 
 def test_more_threads_than_cores_are_refused(project: Path, model: Path):
     alone = dataclasses.replace(here(project), runtime=Runtime(cores=(0,)))
-    with pytest.raises(InputError, match="kept on 1 cores: no room for 2 threads"):
+    with pytest.raises(InputError, match="kept on 1 core: no room for 2 threads"):
         measure_file(model, alone, threads=2)
 
 
@@ -219,6 +246,61 @@ def test_threads_cores_and_pace_reach_the_agent(project: Path, model: Path, monk
     measure_file(model, device, runs=2, threads=2, every_ms=20)
     told = {"runs": 2, "threads": 2, "cores": (0, 1), "every_us": 20_000, "runtime": "ai-edge-litert"}
     assert asked.items() >= told.items()
+
+
+def test_a_model_that_is_open_is_measured_at_the_sizes_that_are_said(project: Path):
+    (project / "open.tflite").write_bytes(opened())
+    times = []
+    for height in (48, 24):
+        found = measure_file(project / "open.tflite", here(project), runs=30, shapes={"args_0": (1, height, 40, 1)})
+        assert found["measured"] == {
+            "signature": None, "inputs": {"args_0": [1, height, 40, 1]}, "threads": 1, "runs": 30, "every_ms": None,
+        }  # fmt: skip
+        times.append(found["latency_ms"]["median"])
+    assert times[0] == pytest.approx(2 * times[1], rel=0.005)
+
+
+def test_what_is_asked_for_reaches_the_agent_and_is_held_to(project: Path, monkeypatch: pytest.MonkeyPatch):
+    path = project / "m.tflite"
+    path.write_bytes(with_signatures("small", "large"))
+    asked: dict[str, object] = {}
+    said: list[list[Any]] = [[1, 16, 16, 1]]
+
+    def call(self: object, op: str, **params: object) -> object:
+        asked.update(params if op == "single" else {})
+        return GOOD | {"inputs": [{"shape": shape} for shape in said]}
+
+    monkeypatch.setattr("edgenas.device.Agent.call", call)
+    monkeypatch.setattr("edgenas.device.Agent.runtime_version", lambda self, package: "2.3.0")
+    found = measure_file(path, here(project), runs=2, signature="large")
+    assert asked["signature"] == "large" and "sizes" not in asked
+    assert found["measured"]["signature"] == "large"
+    path.write_bytes(opened())
+    measure_file(path, here(project), runs=2, shapes={"args_0": (1, 16, 16, 1)})
+    assert asked["sizes"] == [[0, [1, 16, 16, 1]]]
+    wrong: list[list[Any]]
+    for wrong in ([[1, 1, 1, 1]], [], [["x"]], [[1, 16, 16, 1], [1]]):
+        said[:] = wrong
+        with pytest.raises(DeviceError, match=r"asked to measure at 1x16x16x1, it says .*nothing was kept"):
+            measure_file(path, here(project), runs=2, shapes={"args_0": (1, 16, 16, 1)})
+
+
+def test_what_is_not_said_is_asked_for_before_a_device_is(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measuring, "connect", lambda device: pytest.fail("no device is asked"))
+    for name, content in (("open", opened()), ("two", with_signatures("small", "large"))):
+        (project / f"{name}.tflite").write_bytes(content)
+    here(project).save()
+    for words, error in (
+        (["open.tflite"], "its input 'args_0' is open (?x?x?x1), and what it takes depends on its sizes. Say which: "
+         "--shape args_0=1x224x224x1"),
+        (["two.tflite"], "has 2 signatures: small, large. Say which: --signature NAME"),
+        (["open.tflite", "--shape", "args_0=1x8x8x1", "--kernels"], "leave out --shape and --signature, or --kernels"),
+        (["open.tflite", "--shape", "1x8x8x1"], "expected NAME=SIZExSIZE... such as image=1x224x224x3"),
+        (["open.tflite", "--shape", "args_0=1x-8x8x1"], "expected NAME=SIZExSIZE"),
+    ):  # fmt: skip
+        done = CliRunner().invoke(cli, ["measure", *words, "quiet"])
+        assert getattr(done.exception, "exit_code", done.exit_code) == 2
+        assert error in f"{done.output} {done.exception}"
 
 
 def test_there_is_no_such_file(project: Path):

@@ -1,6 +1,7 @@
 """Phones measured through benchmark_model: a stand-in prints what the real one does, of a virtual machine."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from edgenas.errors import CheckFailedError, DeviceError, InputError, TooSlowErr
 from edgenas.latency.profiling import phone as phones
 from edgenas.latency.profiling.benchmark_output import Benchmark, Timing
 from edgenas.latency.profiling.explaining import explain_layer
+from edgenas.latency.profiling.kernels import kernels_in
 from edgenas.latency.profiling.measuring import measure_file
 from edgenas.latency.profiling.phone import PhoneBench, Visit, _Batch
 from edgenas.latency.profiling.planning import Plan
@@ -20,6 +22,7 @@ from edgenas.latency.table import LatencyTable
 from edgenas.latency.table.finding import mismatch
 from tests.adb.lab import LabPhone, quicken
 from tests.latency.made import PLAN, SPACE, MadePool
+from tests.opened import opened, with_signatures
 
 Make = Callable[..., LabPhone]
 # Four networks of one kernel, and what they are made of: each measurement is a process.
@@ -295,13 +298,72 @@ def test_cores_threads_and_delegate_reach_benchmark_model(make_phone: Make, mode
     log = phone.root / "log"
     phone.tool.write_text(f'#!/bin/sh\n[ "$1" = --help ] || {{ taskset -p $$; echo "$@"; }} >> {log}; exit 1\n')
     for delegate, flag in (("gpu", "--use_gpu=true"), ("nnapi", "--use_nnapi=true"), ("none", "--use_xnnpack=false")):
-        runtime = dataclasses.replace(phone.device().runtime, delegate=delegate, cores=(0,))
-        with PhoneBench(phone.device(runtime=runtime), 3) as bench:
+        runtime = dataclasses.replace(phone.device().runtime, delegate=delegate, cores=(0, 1))
+        with PhoneBench(phone.device(runtime=runtime), 2) as bench:
             assert bench.visit("/m").failure is not None
         said = log.read_text()
-        assert f"{flag} --num_threads=3 " in said
-        assert "mask: 1\n" in said
+        assert f"{flag} --num_threads=2 " in said
+        assert "mask: 3\n" in said
         log.unlink()
+
+
+def test_what_is_measured_of_a_model_reaches_benchmark_model(make_phone: Make, project: Path, tmp_path: Path):
+    phone, path, log = make_phone(style="canned"), tmp_path / "m.tflite", tmp_path / "log"
+    real = phone.tool.rename(tmp_path / "real")
+    real.chmod(0o755)
+    flags = "--input_layer= --input_layer_shape= --signature_to_run_for="
+    phone.tool.write_text(f'#!/bin/sh\n[ "$1" = --help ] && {{ echo "--graph {flags}"; exit 1; }}\n'
+                          f'echo "$@" >> {log}\nexec {real} "$@"\n')  # fmt: skip
+    path.write_bytes(opened())
+    found = measure_file(path, phone.device(), runs=5, shapes={"args_0": (2, 16, 24, 1)})
+    assert found["measured"]["inputs"] == {"args_0": [2, 16, 24, 1]}
+    lines = log.read_text().splitlines()
+    mine = [line for line in lines if " --input_layer=args_0 --input_layer_shape=2,16,24,1 --num_threads=1 " in line]
+    assert (len(lines), len(mine)) == (11, 5), "the reference is measured as it is"
+    log.unlink()
+    path.write_bytes(with_signatures("small", "large"))
+    assert measure_file(path, phone.device(), runs=5, signature="large")["measured"]["signature"] == "large"
+    assert log.read_text().count(" --signature_to_run_for=large --num_threads=1 ") == 5
+    assert "--input_layer" not in log.read_text()
+
+
+def test_a_benchmark_model_that_cannot_measure_it_so_is_said_to(phone: LabPhone, project: Path, tmp_path: Path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(opened())
+    with pytest.raises(DeviceError, match="its benchmark_model has no --input_layer, so it cannot measure this model"):
+        measure_file(path, phone.device(), shapes={"args_0": (1, 8, 8, 1)})
+    path.write_bytes(with_signatures("small", "large"))
+    with pytest.raises(DeviceError, match="its benchmark_model has no --signature_to_run_for"):
+        measure_file(path, phone.device(), signature="large")
+
+
+@pytest.mark.parametrize("cores", [None, (0,)])
+def test_no_more_threads_than_cores(phone: LabPhone, project: Path, model: Path, cores: tuple[int, ...] | None):
+    device = phone.device(runtime=dataclasses.replace(phone.device().runtime, cores=cores))
+    words = "kept on 1 core: no room" if cores else f"expected 1 to {os.cpu_count()} threads .* received 1500"
+    for work in (
+        lambda: measure_file(model, device, threads=1500),
+        lambda: kernels_in(model, device, threads=1500),
+        lambda: PhoneBench(device, 1500).__enter__(),
+    ):
+        with pytest.raises(InputError, match=words):
+            work()
+    assert not (phone.home / "edgenas" / "bench").exists()
+
+
+def test_a_model_gets_a_quarter_of_the_phone_s_memory_and_dies_first(make_phone: Make, model: Path):
+    phone = make_phone(android=True)
+    log = phone.root / "log"
+    phone.tool.write_text(f'#!/bin/sh\n[ "$1" = --help ] || {{ ulimit -d; cat /proc/self/oom_score_adj; }} > {log}\n'
+                          'echo "Failed to allocate tensors!"; exit 1\n')  # fmt: skip
+    with PhoneBench(phone.device(), 1) as bench:
+        part_kb = bench.info.memory_total_kb // 4
+        told = f" (it may take {part_kb / 1024:.0f} MB of memory, a quarter of the device's)"
+        assert bench.visit("/m").failure == f"benchmark_model ended with exit code 1: Failed to allocate tensors!{told}"
+        assert log.read_text().split() == [str(part_kb), "1000"]
+    assert phones.why_it_failed(134, "", part_kb) == f"benchmark_model was ended by SIGABRT{told}"
+    assert phones.why_it_failed(132, "", part_kb).endswith("SIGILL: an instruction that this processor lacks")
+    assert phones.why_it_failed(1, "ERROR: Failed to mmap", part_kb).endswith("mmap"), "it has no part in that"
 
 
 def test_no_benchmark_model_on_the_host(phone: LabPhone, tmp_path: Path):

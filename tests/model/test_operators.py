@@ -1,9 +1,11 @@
 """Operators are read from the file itself."""
 
+import numpy as np
 import pytest
 
-from edgenas.errors import CheckFailedError
-from edgenas.model import operator_kinds
+from edgenas.errors import CheckFailedError, InputError
+from edgenas.model import input_of, operator_kinds, run_tflite
+from tests.made import INT8
 from tests.model.test_convert import HARDSWISH, PLAIN, converted
 
 
@@ -33,7 +35,22 @@ def test_one_of_tensorflows_is_named() -> None:
     assert operator_kinds(flex_file()) == ("custom:FlexMatrixDeterminant",)
 
 
-@pytest.mark.parametrize("content", [b"", b"abc", b"\x1c\0\0\0TFL3" + b"\xff" * 40], ids=["empty", "short", "torn"])
+NONE = [b"", b"abc", b"\x1c\0\0\0TFL3" + b"\xff" * 40]
+
+
+@pytest.mark.parametrize("content", NONE[1:], ids=["short", "torn"])
+def test_what_no_runtime_reads_is_refused(content: bytes) -> None:
+    for read in (input_of, lambda model: run_tflite(model, np.zeros((1, 8, 8, 1), np.uint8))):
+        with pytest.raises(InputError, match=r"The \.tflite file cannot be read: "):
+            read(content)
+
+
+def test_images_that_a_model_does_not_take() -> None:
+    with pytest.raises(InputError, match=r"What the \.tflite file gives cannot be read: .*Dimension mismatch"):
+        run_tflite(INT8.read_bytes(), np.zeros((1, 9, 8, 1), np.uint8))
+
+
+@pytest.mark.parametrize("content", NONE, ids=["empty", "short", "torn"])
 def test_what_is_no_file_is_refused(content: bytes) -> None:
-    with pytest.raises(CheckFailedError, match=r"no \.tflite file"):
+    with pytest.raises(CheckFailedError, match=r"This is no \.tflite file: it|The \.tflite file cannot be read: "):
         operator_kinds(content)

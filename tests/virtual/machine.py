@@ -130,6 +130,17 @@ def cost_us(operators, tensors) -> float:  # type: ignore[no-untyped-def]
     return total
 
 
+def _elements(inputs) -> int:  # type: ignore[no-untyped-def]
+    """How many numbers go in."""
+    count = 0
+    for each in inputs:
+        product = 1
+        for size in each["shape"]:
+            product *= int(size)
+        count += product
+    return count
+
+
 def spend(us: float) -> float:
     """The clock moves on by an inference; what it took."""
     global _us, _away_us, _lost, _inferences
@@ -161,10 +172,17 @@ def _wrap(module) -> None:  # type: ignore[no-untyped-def]
             operators, tensors = self._get_ops_details(), self.get_tensor_details()
             factor = _weather.networks if len(operators) > LAYER_OPERATORS else 1.0
             self.virtual_us = cost_us(operators, tensors) * factor * _weather.sizes.get(str(size), 1.0)
+            self.virtual_elements = _elements(self.get_input_details())
             self.virtual_end = _weather.kills.get(str(size))
             self.virtual_stale = True  # the outputs are not those of the inputs
             _us += LOAD_US
             _kept_kb += size / 1024
+
+        def allocate_tensors(self):  # type: ignore[no-untyped-def]
+            """Inputs of other sizes than the file's take so many times as long as they are larger."""
+            super().allocate_tensors()
+            before, self.virtual_elements = self.virtual_elements, _elements(self.get_input_details())
+            self.virtual_us *= self.virtual_elements / before
 
         def set_tensor(self, index, value):  # type: ignore[no-untyped-def]
             super().set_tensor(index, value)

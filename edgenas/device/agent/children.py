@@ -16,7 +16,7 @@ from . import bounding, machine
 
 _PR_SET_PDEATHSIG = 1
 # How a program ends that is given no more memory and does not look.
-_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 
 
 class Hangup(Exception):  # noqa: N818 - not an error: the host has gone
@@ -102,7 +102,7 @@ def in_child(
     if answer is None:
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
-            told = bounding.bound_told(most_kb) if number in _OF_MEMORY else ""
+            told = bounding.bound_told(most_kb) if number in OF_MEMORY else ""
             raise Died(f"killed by {signal.Signals(number).name}{told}", number == signal.SIGKILL)
         raise Died(f"ended with exit code {os.WEXITSTATUS(status)}", False)
     if "out_of_memory" in answer:

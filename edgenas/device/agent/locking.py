@@ -19,6 +19,7 @@ from typing import Any
 from . import machine
 from .children import Stdin
 from .context import Context, OperationError
+from .store import read
 
 _held: list[int] = []  # the descriptor of the lock, open for as long as this agent lives
 
@@ -84,7 +85,7 @@ def _keep_lease(stdin: Stdin, descriptor: int, lease_s: float) -> None:
 
 
 def _open(path: Path) -> int:
-    common = os.O_NOFOLLOW | os.O_CLOEXEC
+    common = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe in its place would be waited for
     try:
         return os.open(path, os.O_RDWR | common)
     except FileNotFoundError:
@@ -101,7 +102,7 @@ def _open(path: Path) -> int:
 
 def _holder(path: Path) -> str:
     try:
-        note = json.loads(path.read_bytes()[:2000])
+        note = json.loads(read(path)[:2000])
         return f"{note['who']} (process {int(note['pid'])} there) since {note['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "somebody else"

@@ -170,23 +170,22 @@ def verify(context: Context, name: str) -> dict[str, Any]:
 
 
 def deployed(context: Context) -> list[dict[str, Any]]:
-    """What is live on this device, model by model."""
-    found = []
-    for model in filter(Path.is_dir, store.entries(context.models)):
+    """What is live on this device, model by model; where that cannot be told, "wrong" says why."""
+    found = [_deployed(model) for model in filter(Path.is_dir, store.entries(context.models))]
+    return [said for said in found if said is not None]
+
+
+def _deployed(model: Path) -> dict[str, Any] | None:
+    nothing: dict[str, Any] = {"name": model.name, "release": None, "previous": None, "since": None, "record": None}
+    try:
         here = live(model)
         if here is None:
-            continue
+            return None
         events = [event for event in history(model) if event["release"] == here]
-        found.append(
-            {
-                "name": model.name,
-                "release": here,
-                "previous": previous(model),
-                "since": events[-1]["at"] if events else None,
-                "record": _record(model, here),
-            }
-        )
-    return found
+        since = events[-1]["at"] if events else None
+        return {**nothing, "release": here, "previous": previous(model), "since": since, "record": _record(model, here)}
+    except (OperationError, OSError) as error:  # one that is spoiled hides none of the others
+        return {**nothing, "wrong": str(error)}
 
 
 def verify_folder(context: Context, folder: Path, release: int) -> dict[str, Any]:

@@ -31,11 +31,15 @@ def single(
     cores: list[int] | None = None,
     reference: str | None = None,
     every_us: float = 0,
+    signature: str | None = None,
+    sizes: list[list[Any]] | None = None,
 ) -> dict[str, Any]:
     """One model in a fresh child: its first inference, and `runs` inferences after `warmup` others.
 
     With `every_us` one inference begins every so many microseconds and the process sleeps between them, as it does
-    behind a camera. With a `reference` model, that is visited between every few inferences.
+    behind a camera. With a `reference` model, that is visited between every few inferences. Measured is the model's
+    first graph, or that of a `signature`; `sizes` are [number of a tensor, its sizes] of inputs that the file leaves
+    open.
 
     Returns `first_us`, `load_us`, `times_us` and, for each of them, whether the process lost its core (`lost`); the
     share of the time that it was `away` from its cores; `reference_us`; `peak_rss_growth_kb`; the tensors that go in
@@ -45,7 +49,7 @@ def single(
     import_runtime(context, runtime)
     plan: dict[str, Any] = {
         "model": model, "runs": runs, "warmup": warmup, "threads": threads, "runtime": runtime, "cores": cores,
-        "reference": reference, "every_us": every_us,
+        "reference": reference, "every_us": every_us, "signature": signature, "sizes": sizes,
     }  # fmt: skip
     return _one(context, _single, plan)
 
@@ -103,10 +107,52 @@ def import_runtime(context: Context, runtime: str) -> None:
     _imported[runtime] = load()
 
 
-def _interpreter(runtime: str, path: str, threads: int) -> Any:
+class _Signature:
+    """The graph of one signature, by the methods of an interpreter: those are of a model's first graph alone.
+
+    A runtime's own SignatureRunner copies all inputs and outputs at each call, which is no part of an inference; what
+    it rests on does not.
+    """
+
+    def __init__(self, interpreter: Any, name: str) -> None:
+        interpreter.allocate_tensors()  # only then do all its graphs go to XNNPACK
+        self._runner = interpreter.get_signature_runner(name)
+        self._inner, self._graph = interpreter._interpreter, self._runner._subgraph_index
+
+    def get_input_details(self) -> list[Any]:
+        return list(self._runner.get_input_details().values())
+
+    def get_output_details(self) -> list[Any]:
+        return list(self._runner.get_output_details().values())
+
+    def resize_tensor_input(self, index: int, sizes: list[int], strict: bool) -> None:
+        import numpy
+
+        self._inner.ResizeInputTensor(index, numpy.array(sizes, "int32"), strict, self._graph)
+
+    def allocate_tensors(self) -> None:
+        self._inner.AllocateTensors(self._graph)
+
+    def set_tensor(self, index: int, values: Any) -> None:
+        self._inner.SetTensor(index, values, self._graph)
+
+    def get_tensor(self, index: int) -> Any:
+        return self._inner.GetTensor(index, self._graph)
+
+    def invoke(self) -> None:
+        self._inner.Invoke(self._graph)
+
+
+def _interpreter(
+    runtime: str, path: str, threads: int, signature: str | None = None, sizes: list[list[Any]] | None = None
+) -> Any:
     """A model with its tensors made."""
     interpreter = _imported[runtime].Interpreter(model_path=path, num_threads=threads)
+    if signature is not None:
+        interpreter = _Signature(interpreter, signature)
     try:
+        for index, wanted in sizes or []:
+            interpreter.resize_tensor_input(index, wanted, strict=True)
         interpreter.allocate_tensors()
     except RuntimeError as error:  # the runtime does not say whether it lacked memory
         raise RuntimeError(f"{error}{bounding.bound_told()}") from None
@@ -116,10 +162,18 @@ def _interpreter(runtime: str, path: str, threads: int) -> Any:
 class Model:
     """A loaded model with random inputs set, and what its loading and its first inference took."""
 
-    def __init__(self, runtime: str, path: str, threads: int, seed: int) -> None:
+    def __init__(
+        self,
+        runtime: str,
+        path: str,
+        threads: int,
+        seed: int,
+        signature: str | None = None,
+        sizes: list[list[Any]] | None = None,
+    ) -> None:
         before_kb = machine.anonymous_kb()
         start = machine.now_us()
-        self.interpreter = _interpreter(runtime, path, threads)
+        self.interpreter = _interpreter(runtime, path, threads, signature, sizes)
         self.load_us = machine.now_us() - start
         self.fill(seed)
         start = machine.now_us()
@@ -179,7 +233,7 @@ class Model:
 def _single(report: Callable[..., None], plan: dict[str, Any]) -> dict[str, Any]:
     bind(plan["cores"])
     base_kb = machine.rss_kb("VmRSS")
-    model = Model(plan["runtime"], plan["model"], plan["threads"], 0)
+    model = Model(plan["runtime"], plan["model"], plan["threads"], 0, plan["signature"], plan["sizes"])
     growth_kb = machine.rss_kb("VmHWM") - base_kb
     reference = None
     if plan["reference"] is not None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .children import Died, in_child
 from .context import Context, OperationError
-from .store import entries, make_folder, sync
+from .store import entries, make_folder, read, sync
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -73,7 +73,8 @@ def trusted_keys(context: Context) -> dict[str, bytes]:
     """
     keys = {}
     try:
-        found = {path: path.read_text(errors="replace").strip() for path in entries(_folder(context)) if _is_key(path)}
+        kept = [path for path in entries(_folder(context)) if _is_key(path)]
+        found = {path: read(path).decode(errors="replace").strip() for path in kept}
     except OSError as error:
         raise OperationError(
             "bad_key",

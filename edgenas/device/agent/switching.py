@@ -18,7 +18,7 @@ from typing import Any
 
 from . import machine
 from .context import OperationError
-from .store import entries, is_there, sync
+from .store import entries, is_there, read, sync
 
 _LOCK_S = 20
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
@@ -167,7 +167,7 @@ def _events(model: Path) -> list[dict[str, Any]]:
     """
     events = []
     path = model / "history.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if is_there(path) else []:
+    for line in read(path).decode(errors="replace").splitlines() if is_there(path) else []:
         try:
             event = json.loads(line)
             if isinstance(event["release"], int) and event["event"] in ("activate", "rollback", "heard"):

@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import unicodedata
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenas.errors import InputError
+from edgenas.errors import InputError, reading
 from edgenas.evaluation.data.images import InputShape, Policy, check_policy
 from edgenas.files import canonical_json, whole_folder
 
@@ -97,7 +96,7 @@ def open_dataset(folder: Path) -> Dataset:
     Raises:
         InputError: it is not there, or not whole.
     """
-    try:
+    with reading(f"The data cache {folder}", "Delete it; it is made again."):
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
             rows = dict(arrays)
@@ -120,8 +119,6 @@ def open_dataset(folder: Path) -> Dataset:
             input_shape=(height, width, channels),
             folder=folder,
         )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"The data cache {folder} is not whole ({error}). Delete it; it is made again.") from None
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 import gzip
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenas.errors import InputError
+from edgenas.errors import InputError, reading
 from edgenas.evaluation.data.arrays import prepare_arrays
 from edgenas.evaluation.data.dataset import Content, Dataset, Request, cached, hash_of
+from edgenas.files import user_path
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 LABELS = (
@@ -26,8 +26,7 @@ _FILES = {
 
 def keras_folder() -> Path:
     """Where `keras.datasets.fashion_mnist` keeps its files."""
-    home = os.environ.get("KERAS_HOME")
-    return (Path(home) if home else Path.home() / ".keras") / "datasets" / "fashion-mnist"
+    return user_path(os.environ.get("KERAS_HOME") or "~/.keras") / "datasets" / "fashion-mnist"
 
 
 def find_fashion_mnist() -> Path:
@@ -88,11 +87,9 @@ def _read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
     Raises:
         InputError: damaged.
     """
-    try:
+    with reading(f"The file {path}", "It is damaged: install the data set again."):
         content = gzip.decompress(path.read_bytes())
         magic, *shape = struct.unpack_from(f">{1 + axes}I", content)
         if magic != 0x0800 + axes:
             raise ValueError("no IDX file of bytes")
         return np.frombuffer(content, np.uint8, offset=4 * (1 + axes)).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise InputError(f"{path} is damaged ({error}). Install the data set again.") from None

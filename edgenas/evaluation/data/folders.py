@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edgenas.errors import InputError
+from edgenas.errors import InputError, reading, shown
 from edgenas.evaluation.data.dataset import Content, Dataset, Request, cached, check_classes
 from edgenas.evaluation.data.images import UNUSED, Pixels, decode_image
 from edgenas.evaluation.data.layout import find_classes, is_of_a_program, unreadable_folder
@@ -165,10 +165,8 @@ def _check_left_out(left_out: list[tuple[str, str]], total: int, source: str) ->
 def _groups(files: list[_File], pattern: str | None) -> np.ndarray[tuple[int, ...], np.dtype[np.str_]] | None:
     if pattern is None:
         return None
-    try:
+    with reading(f"The group pattern {shown(pattern)}", "It is a regular expression."):
         compiled = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"The group pattern {pattern!r} is no regular expression: {error}.") from None
     if not compiled.groups:
         raise InputError(f"The group pattern {pattern!r} marks no group: put (parentheses) around what names it.")
     names = []

@@ -2,14 +2,13 @@
 
 import unicodedata
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgenas.errors import InputError, near
+from edgenas.errors import InputError, near, reading
 from edgenas.evaluation.data.arrays import prepare_arrays, value_range
 from edgenas.evaluation.data.dataset import Content, Dataset, Request, cached, check_classes, hash_of, one_name_each
 
@@ -52,24 +51,15 @@ def load_npz(path: Path, request: Request, cache: Path) -> Dataset:
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
+    with reading(f"The data {path}", "Write them with numpy.savez(path, x=x, y=y), x and y without Python objects."):
         if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("it is no zip archive")
+            raise ValueError("it is no zip archive")
         with np.load(path, allow_pickle=False) as file:
             for key in ("x", "y"):
                 if key not in file.files:
                     raise InputError(f"{path}: expected arrays x and y, received no {key!r}. {_found(key, file.files)}")
-            return {key: file[key] for key in _KEYS if key in file.files}
-    except InputError:
-        raise
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise InputError(f"{path} is no readable .npz: {error}.") from None
-        raise InputError(
-            f"{path} holds Python objects, which are never loaded. Store x as numbers and y as integers or strings."
-        ) from None
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is no readable .npz: {error}. Write it with numpy.savez(path, x=x, y=y).") from None
+            arrays = {key: file[key] for key in _KEYS if key in file.files}
+            return {key: array.astype(np.str_) if array.dtype.kind == "S" else array for key, array in arrays.items()}
 
 
 def _found(key: str, names: list[str]) -> str:
@@ -78,7 +68,7 @@ def _found(key: str, names: list[str]) -> str:
 
 def _classes(arrays: dict[str, NDArray[Any]], source: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """y as 0 .. classes - 1, and the names of the classes."""
-    y = arrays["y"].astype(np.str_) if arrays["y"].dtype.kind == "S" else arrays["y"]
+    y = arrays["y"]
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 or y.dtype.kind not in "iuUb":

@@ -12,6 +12,7 @@ from edgenas.evaluation.data.fashion_mnist import load_fashion_mnist
 from edgenas.evaluation.data.folders import Progress, load_folder
 from edgenas.evaluation.data.images import DEFAULT_POLICY, Policy, check_input_shape, check_policy
 from edgenas.evaluation.data.npz import load_npz
+from edgenas.files import user_path
 
 DEFAULT_CACHE = Path(".edgenas/cache")
 NAMED = ("fashion-mnist", "digits")
@@ -46,7 +47,7 @@ def load_dataset(
     name = str(data)
     shape = check_input_shape(input_shape)
     request = Request(name, shape, check_policy(policy))
-    path = Path(data or "-").expanduser()  # "" would be the current folder
+    path = user_path(str(data or "-"))  # "" would be the current folder
     if group_pattern is not None and not path.is_dir():
         raise InputError(f"A group pattern names the groups of a folder's files; {name} is none. Use its group array.")
     if isinstance(data, str) and data in NAMED:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from edgenas.device import Agent, Connection, Device, DeviceInfo, connect, open_agent, shares_host
-from edgenas.errors import DeviceError
+from edgenas.errors import DeviceError, InputError, counted
 from edgenas.latency.profiling.rounds import TRIES, Rounds, measure_rounds
 
 # With less space than this on the device, models do not stay there after they were measured.
@@ -22,6 +22,23 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Says nothing."""
 
 
+def refuse_threads(device: Device, threads: int, cores: int | None = None) -> None:
+    """Raise `InputError` for more threads than cores: they only disturb each other, and each takes memory.
+
+    Args:
+        device: its file may keep models on some of its cores.
+        threads: of one inference.
+        cores: that the device has; None: not known yet, the device itself refuses.
+    """
+    kept = device.runtime.cores
+    if kept is not None and threads > len(kept):
+        raise InputError(f"{device.name} is kept on {counted(len(kept), 'core')}: no room for {threads} threads.")
+    if cores is not None and not 1 <= threads <= cores:
+        raise InputError(
+            f"{device.name}: expected 1 to {cores} threads an inference, as many as it has cores, received {threads}."
+        )
+
+
 class Bench:
     """Use it as a context manager.
 
@@ -32,6 +49,7 @@ class Bench:
 
     Raises:
         DeviceError: on entering: unreachable, without the runtime, or somebody else is measuring there.
+        InputError: on entering: more threads than cores.
     """
 
     def __init__(self, device: Device, threads: int, progress: Progress = no_progress) -> None:
@@ -50,6 +68,7 @@ class Bench:
             self._connection: Connection = self._stack.enter_context(connect(self.device))
             self.agent: Agent = self._stack.enter_context(open_agent(self._connection))
             self.runtime_version = self.agent.runtime_version(self.device.runtime.package)
+            refuse_threads(self.device, self._threads, self.info.cores)
             self.agent.lock()
         except BaseException:
             self._stack.close()

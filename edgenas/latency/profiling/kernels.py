@@ -9,6 +9,7 @@ from pathlib import Path
 import edgenas.files as files
 from edgenas.device import Device, connect, open_agent, open_phone
 from edgenas.errors import DeviceError, InputError
+from edgenas.latency.profiling.bench import refuse_threads
 from edgenas.latency.profiling.benchmark_output import LARGEST_FILE_BYTES, read_operators
 from edgenas.latency.profiling.phone import why_it_failed
 
@@ -114,6 +115,7 @@ def _on_phone(model: Path, device: Device, threads: int) -> Kernels:
         raise DeviceError(f"the table is of a phone, and {device.name} ({device.url}) is none.")
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as local:
         phone = open_phone(device, stack)
+        refuse_threads(device, threads, phone.info.cores)
         phone.lock()
         folder = f"{phone.connection.folder}/explain"
         remote, csv = f"{folder}/{files.sha256(model)[:16]}.tflite", f"{folder}/operators.csv"
@@ -122,7 +124,7 @@ def _on_phone(model: Path, device: Device, threads: int) -> Kernels:
             flags = [f"--num_threads={threads}", f"--num_runs={RUNS}", "--enable_op_profiling=true"]
             done = phone.benchmark(remote, [*flags, f"--profiling_output_csv_file={csv}"], SILENCE_S)
             if done.returncode != 0:
-                raise DeviceError(why_it_failed(done.returncode, f"{done.stdout}\n{done.stderr}"))
+                raise DeviceError(why_it_failed(done.returncode, f"{done.stdout}\n{done.stderr}", phone.most_kb))
             phone.connection.get(csv, Path(local) / "operators.csv", largest_bytes=LARGEST_FILE_BYTES)
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already

@@ -1,7 +1,7 @@
 """Measuring one `.tflite` file on a device; it needs nothing of a search."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from edgenas.architecture import Architecture
 from edgenas.device import Agent, Device, connect, open_agent
 from edgenas.device.agent import machine
 from edgenas.errors import DeviceError, InputError
+from edgenas.latency.profiling.bench import refuse_threads
+from edgenas.latency.profiling.inputs import Condition, Sizes, condition_of
 from edgenas.latency.profiling.phone_measuring import measure_on_phone
 from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, SILENCE_S, TRIES, Values, median_interval
 from edgenas.latency.steadiness import Steadiness, slowed, widened
@@ -38,6 +40,8 @@ def measure_file(
     threads: int = 1,
     every_ms: float | None = None,
     waiting: Callable[[int, int], None] = lambda attempt, tries: None,
+    shapes: Mapping[str, Sizes] | None = None,
+    signature: str | None = None,
 ) -> dict[str, Any]:
     """Latency and memory of a model, in a process of its own on the device.
 
@@ -49,24 +53,33 @@ def measure_file(
         every_ms: begin one inference every so many ms and sleep between them, as behind a camera; None: one after the
             other.
         waiting: told (attempt, of) before each wait for a device that is disturbed.
+        shapes: sizes of inputs that the file leaves open, by name; an open first size is 1 unless it is named.
+        signature: which of the model's is measured; needed where there are several.
 
     Returns:
+        `measured`, what the rest holds for: {signature, inputs: {name: sizes}, threads, runs, every_ms};
         `latency_ms` {first, median, p90, p99, ci95 of the median}, `peak_rss_growth_kb`, `load_ms`; `interrupted`, the
         share of inferences that lost their core, and `away`, of the time; `reference_moved`, by which share the
         reference model beside it did; `late`, the share of inferences that the one before left no time for. On a phone
         what `measure_on_phone` can tell of this.
 
     Raises:
-        InputError: there is no such file, or more threads than cores.
+        InputError: there is no such file, input or signature, an input is left open, or more threads than cores.
         CheckFailedError: it is no valid model, or kills its process.
         DeviceError: unreachable, without the runtime, or too disturbed to measure; the text says by what.
     """
     if not model.is_file():
         raise InputError(f"There is no model {model}.")
+    condition = condition_of(model, shapes, signature)
+    told = {"signature": None, "inputs": {}} if condition is None else condition.told()
+    measured = {"measured": told | {"threads": threads, "runs": runs, "every_ms": every_ms}}
+    refuse_threads(device, threads)
     reference = reference_path()
     if device.address.kind == "adb":
         most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
-        return measure_on_phone(model, reference, device, runs, threads, every_ms, most_moved, waiting)
+        return measured | measure_on_phone(
+            model, reference, device, runs, threads, every_ms, most_moved, waiting, condition
+        )
     with connect(device) as connection, open_agent(connection) as agent:
         agent.runtime_version(device.runtime.package)
         agent.lock()
@@ -75,11 +88,11 @@ def measure_file(
         try:
             connection.put(model, remote)
             connection.put(reference, beside)
-            answer = measure_there(agent, remote, beside, runs, threads, every_ms, waiting)
+            answer = measure_there(agent, remote, beside, runs, threads, every_ms, waiting, condition)
         finally:
             with contextlib.suppress(DeviceError):  # a link that broke has said so already
                 connection.run(["rm", "-rf", folder])
-    return _summary(answer)
+    return measured | _summary(answer)
 
 
 def _summary(answer: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +143,7 @@ def measure_there(
     threads: int,
     every_ms: float | None = None,
     waiting: Callable[[int, int], None] = lambda attempt, tries: None,
+    condition: Condition | None = None,
 ) -> dict[str, Any]:
     """What the agent's `single` says of a model on the device, once nothing disturbs it, or as it is; checked.
 
@@ -138,6 +152,7 @@ def measure_there(
     Args:
         model, reference: paths there.
         runs, threads, every_ms, waiting: see `measure_file`.
+        condition: which graph of the model, and at which sizes; None: its first, as the file has it.
 
     Raises:
         CheckFailedError: it is no valid model, or kills its process.
@@ -145,8 +160,7 @@ def measure_there(
         InputError: more threads than cores.
     """
     runtime = agent.device.runtime
-    if runtime.cores is not None and threads > len(runtime.cores):  # they would disturb each other
-        raise InputError(f"{agent.device.name} is kept on {len(runtime.cores)} cores: no room for {threads} threads.")
+    refuse_threads(agent.device, threads)
     most_moved = MOST_MOVED if every_ms is None else MOST_MOVED_ASLEEP
     for attempt in range(TRIES):
         answer: dict[str, Any] = agent.call(
@@ -159,8 +173,11 @@ def measure_there(
             cores=runtime.cores,
             reference=reference,
             every_us=(every_ms or 0) * 1000,
+            **({} if condition is None else condition.for_agent()),
         )
         _check(answer, runs)
+        if condition is not None:
+            condition.check(agent.device.name, answer)
         away, moved = float(answer["away"]), _moved(answer)
         if away <= MOST_AWAY and moved <= most_moved:
             return answer | {"steadiness": Steadiness(False, float(np.mean(answer["lost"])), 0.0)}

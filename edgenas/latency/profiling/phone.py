@@ -6,6 +6,7 @@ only ratios to it are kept, since a phone grows warm and slow within minutes.
 
 import contextlib
 import random
+import re
 import tarfile
 import tempfile
 import time
@@ -18,8 +19,10 @@ import numpy as np
 
 import edgenas.files as files
 from edgenas.device import Device, Phone, PhoneInfo, open_phone, phone_delegate, shares_host
+from edgenas.device.agent.bounding import bound_told
+from edgenas.device.agent.children import OF_MEMORY
 from edgenas.errors import CheckFailedError, DeviceError, TooSlowError, UnreachableError
-from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress
+from edgenas.latency.profiling.bench import ROOMY_KB, Progress, no_progress, refuse_threads
 from edgenas.latency.profiling.benchmark_output import (
     LARGEST_FILE_BYTES,
     Benchmark,
@@ -57,7 +60,7 @@ class PhoneBench:
 
     Raises:
         DeviceError: on entering: unreachable, without a benchmark_model that runs there, or somebody else measures.
-        InputError: on entering: the device's file names no benchmark_model that is there.
+        InputError: on entering: the device's file names no benchmark_model that is there, or more threads than cores.
     """
 
     def __init__(self, device: Device, threads: int, progress: Progress = no_progress) -> None:
@@ -76,6 +79,7 @@ class PhoneBench:
         try:
             self.phone: Phone = open_phone(self.device, self._stack)
             self.runtime_version = self.phone.runtime_version()
+            refuse_threads(self.device, self._threads, self.info.cores)
             self.phone.lock()
             self._tool = self.phone.tool
         except BaseException:
@@ -146,13 +150,27 @@ class PhoneBench:
         self._expected_us = self._expected_us or rounds.reference_us
         return rounds
 
-    def visit(self, model: str, runs: int = RUNS, every_ms: float | None = None) -> Visit:
+    def refuse_unknown(self, flags: Sequence[str]) -> None:
+        """Raise `DeviceError` where this benchmark_model does not know a flag: it would warn, and measure without."""
+        if not flags:
+            return
+        done = self.phone.connection.run([self._tool, "--help"])
+        known = set(re.findall(r"--(\w+)", done.stdout + done.stderr))
+        for flag in (flag.partition("=")[0] for flag in flags):
+            if flag.removeprefix("--") not in known:
+                raise DeviceError(
+                    f"{self.device.name}: its benchmark_model has no {flag}, so it cannot measure this model as asked. "
+                    "TFLite's own has it, where it is not old; LiteRT's does not."
+                )
+
+    def visit(self, model: str, runs: int = RUNS, every_ms: float | None = None, flags: Sequence[str] = ()) -> Visit:
         """Run one model in a process of its own.
 
         Args:
             model: its path on the phone.
             runs: inferences at least.
             every_ms: begin one inference every so many ms; None: one after the other.
+            flags: of benchmark_model, besides.
 
         Raises:
             DeviceError: the link broke, or benchmark_model does not run there at all.
@@ -160,13 +178,13 @@ class PhoneBench:
         failure = ""
         for _ in range(2):  # a line of something else may come between what benchmark_model prints, but hardly twice
             try:
-                return self._visit(model, runs, every_ms)
+                return self._visit(model, runs, every_ms, flags)
             except NonsenseError as error:
                 failure = str(error).rstrip(".")
         return Visit(None, failure)
 
-    def _visit(self, model: str, runs: int, every_ms: float | None) -> Visit:
-        flags = [f"--num_threads={self._threads}", f"--num_runs={runs}", f"--warmup_runs={WARMUP_RUNS}"]
+    def _visit(self, model: str, runs: int, every_ms: float | None, more: Sequence[str]) -> Visit:
+        flags = [*more, f"--num_threads={self._threads}", f"--num_runs={runs}", f"--warmup_runs={WARMUP_RUNS}"]
         flags += [f"--min_secs={LEAST_S}", f"--max_secs={MOST_S}", f"--warmup_min_secs={WARMUP_S}"]
         if every_ms is not None:
             flags.append(f"--run_frequency={1000 / every_ms:g}")
@@ -181,13 +199,13 @@ class PhoneBench:
             return Visit(None, f"benchmark_model had not ended after {HANGS_S} s, and was ended")
         text = f"{done.stdout}\n{done.stderr}"
         if done.returncode != 0:
-            return Visit(None, why_it_failed(done.returncode, text))
+            return Visit(None, why_it_failed(done.returncode, text, self.phone.most_kb))
         if self._result_file:
             return Visit(self._read_file(result), None)
         if "Inference timings in us" not in text:  # LiteRT's tool
             self._result_file = True
             self.phone.connection.run(["mkdir", "-p", "--", self._folder])
-            return self._visit(model, runs, every_ms)
+            return self._visit(model, runs, every_ms, more)
         return Visit(read_text(text), None)
 
     def _read_file(self, remote: str) -> Benchmark:
@@ -247,8 +265,12 @@ class PhoneBench:
         )
 
 
-def why_it_failed(returncode: int, text: str) -> str:
+def why_it_failed(returncode: int, text: str, most_kb: int = 0) -> str:
     """What ended benchmark_model, in a line.
+
+    Args:
+        returncode, text: of it.
+        most_kb: the memory that it was held to; 0: to none.
 
     Raises:
         DeviceError: it does not run there at all, whatever the model.
@@ -259,10 +281,12 @@ def why_it_failed(returncode: int, text: str) -> str:
                136: "SIGFPE", 137: "SIGKILL: perhaps out of memory", 139: "SIGSEGV", 143: "SIGTERM",
                159: "SIGSYS: a call that Android forbids"}  # fmt: skip
     if returncode in signals:
-        return f"benchmark_model was ended by {signals[returncode]}"
+        told = bound_told(most_kb) if returncode - 128 in OF_MEMORY else ""
+        return f"benchmark_model was ended by {signals[returncode]}{told}"
     errors = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
     lines = errors or [line.strip() for line in text.splitlines() if line.strip()] or ["it does not say why"]
-    return f"benchmark_model ended with exit code {returncode}: {' | '.join(lines[:2])[:300]}"
+    told = bound_told(most_kb) if "allocate" in text else ""  # it does not say whether it lacked memory
+    return f"benchmark_model ended with exit code {returncode}: {' | '.join(lines[:2])[:300]}{told}"
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Measuring one `.tflite` file on a phone, with `benchmark_model`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from edgenas.device import Device
 from edgenas.device.agent import machine
 from edgenas.errors import CheckFailedError, DeviceError
 from edgenas.latency.profiling.benchmark_output import Benchmark
+from edgenas.latency.profiling.inputs import Condition
 from edgenas.latency.profiling.phone import MOST_MOVED_BUSY, PhoneBench
 from edgenas.latency.profiling.rounds import LONGEST_WAIT_S, TRIES, median_interval
 from edgenas.latency.steadiness import Steadiness, widened
@@ -27,12 +28,14 @@ def measure_on_phone(
     every_ms: float | None,
     most_moved: float,
     waiting: Callable[[int, int], None],
+    condition: Condition | None = None,
 ) -> dict[str, Any]:
     """Latency and memory of a model on a phone; the arguments are `measure_file`'s.
 
     Args:
         reference: what runs beside it.
         most_moved: share by which the reference may move.
+        condition: which graph of the model, and at which sizes; None: its first, as the file has it.
 
     Returns:
         as `measure_file`, but `p90`, `p99` and `away` are None: benchmark_model does not tell them. `first` and
@@ -42,12 +45,15 @@ def measure_on_phone(
 
     Raises:
         CheckFailedError: it is no valid model, or kills its process.
-        DeviceError: unreachable, or too disturbed to measure; the text says by what.
+        DeviceError: unreachable, too disturbed to measure (the text says by what), or its benchmark_model cannot
+            measure that graph at those sizes.
     """
+    flags = [] if condition is None else condition.flags()
     with PhoneBench(device, threads) as bench:
+        bench.refuse_unknown(flags)
         there, beside = bench.send(model, reference)
         for attempt in range(TRIES):
-            found, references_us = _interleaved(bench, there, beside, math.ceil(runs / PROCESSES), every_ms)
+            found, references_us = _interleaved(bench, there, beside, math.ceil(runs / PROCESSES), every_ms, flags)
             moved = max(references_us) / min(references_us) - 1
             interrupted = float(np.mean([one.inference.disturbed for one in found]))
             if moved <= most_moved and interrupted < 0.5:
@@ -66,19 +72,21 @@ def measure_on_phone(
 
 
 def _interleaved(
-    bench: PhoneBench, model: str, reference: str, runs: int, every_ms: float | None
+    bench: PhoneBench, model: str, reference: str, runs: int, every_ms: float | None, flags: Sequence[str]
 ) -> tuple[list[Benchmark], list[float]]:
     """The model's processes, and what the reference took before, between and after them, microseconds."""
     found: list[Benchmark] = []
     references_us = [_run(bench, reference).inference.typical_us]
     for _ in range(PROCESSES):
-        found.append(_run(bench, model, runs, every_ms))
+        found.append(_run(bench, model, runs, every_ms, flags))
         references_us.append(_run(bench, reference).inference.typical_us)
     return found, references_us
 
 
-def _run(bench: PhoneBench, model: str, runs: int = 50, every_ms: float | None = None) -> Benchmark:
-    visit = bench.visit(model, runs, every_ms)
+def _run(
+    bench: PhoneBench, model: str, runs: int = 50, every_ms: float | None = None, flags: Sequence[str] = ()
+) -> Benchmark:
+    visit = bench.visit(model, runs, every_ms, flags)
     if visit.found is None:
         raise CheckFailedError(f"{bench.device.name}: the model does not run there: {visit.failure}.")
     return visit.found

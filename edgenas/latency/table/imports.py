@@ -29,11 +29,12 @@ from edgenas.architecture import Dense, Layer, MBConv
 from edgenas.architecture.blocks import Activation
 from edgenas.errors import InputError
 from edgenas.latency.table import SUFFIX, Entry, Identity, LatencyTable
+from edgenas.latency.table.parts import LEAST, MOST
 from edgenas.ledger import Ledger
 
 # once-for-all's tables are 15 kB each. Reading a MB of YAML takes seconds, and a hostile file could be any size.
 _LARGEST_BYTES = 1_000_000
-_LARGEST_SIDE = 999_999  # what a notation's numbers can be, too
+_WIDEST = 1e6  # an interval, as a share of the time
 _SHOWN = 160  # characters of a key or a value that a message shows
 
 
@@ -192,7 +193,7 @@ def _entry(values: dict[str, str]) -> Entry:
     if mean_ms is None:
         raise InputError("it gives no time")
     us = mean_ms * 1000
-    if not (math.isfinite(us) and us > 0):
+    if not LEAST <= us <= MOST:
         raise InputError(f"its time is {_shown(values['mean'])} ms, expected a positive, finite one")
     return Entry(us, _half_width(values, mean_ms), None)
 
@@ -210,7 +211,7 @@ def _half_width(values: dict[str, str], mean_ms: float) -> float | None:
     if std_ms is None or count is None or count < 2:
         return None
     share = 1.96 * std_ms / math.sqrt(count) / mean_ms
-    if not math.isfinite(share):
+    if not share <= _WIDEST:
         raise InputError(f"its spread is out of all proportion to its time of {_shown(values['mean'])} ms")
     return share
 
@@ -351,8 +352,6 @@ def _is_number(text: str) -> bool:
 def _own_layer(key: str) -> Layer:
     """The layer that EdgeNAS' own notation names."""
     layer = Layer.parse(_shown(key))  # whose errors repeat the text
-    if max(map(max, layer.input_shapes)) > _LARGEST_SIDE:
-        raise InputError(f"its input is larger than {_LARGEST_SIDE} a side")
     _ = layer.output_shape  # a block refuses inputs that it cannot take
     return layer
 

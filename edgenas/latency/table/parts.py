@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+LEAST, MOST = 1e-12, 1e15  # of a table's numbers: products of what lies between are finite, and so are quotients
+
 
 @dataclass(frozen=True)
 class Identity:

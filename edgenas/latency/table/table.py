@@ -4,8 +4,7 @@ NumPy only: a table can be read and used where nothing else of EdgeNAS is wanted
 """
 
 import dataclasses
-import json
-import math
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,13 +19,13 @@ from edgenas.architecture import Architecture, Layer
 from edgenas.architecture.blocks import Dense, MBConv
 from edgenas.errors import EdgeNASError, InputError, near
 from edgenas.latency.table.calibration import Calibration, Loads, cache_terms, features
-from edgenas.latency.table.certificate import Certificate, Quality, quality
-from edgenas.latency.table.parts import Entry, Identity
+from edgenas.latency.table.certificate import Certificate, Network, Quality, quality
+from edgenas.latency.table.parts import LEAST, MOST, Entry, Identity
+from edgenas.latency.table.stored import SCHEMA, Reference, Stored, read
 from edgenas.space import Codes, MobileSpace
 
 Values = npt.NDArray[np.float64]
 Source = Literal["measured", "imported", "simulated"]
-SCHEMA = 2
 SUFFIX = ".json"
 
 
@@ -73,8 +72,11 @@ class LatencyTable:
         if self.source not in get_args(Source):
             raise InputError(f"The source of a latency table is one of {get_args(Source)}, received {self.source!r}.")
         for what, us in self._times():
-            if not (math.isfinite(us) and us > 0):
+            if not LEAST <= us <= MOST:
                 raise InputError(f"A latency table takes positive, finite times only: {what} has {us!r}.")
+        for what, number in self._numbers():
+            if not abs(number) <= MOST:
+                raise InputError(f"A latency table takes finite numbers only: {what} has {number!r}.")
 
     def _times(self) -> Iterator[tuple[object, float]]:
         """Everything in it that a clock has told, and of what."""
@@ -84,12 +86,27 @@ class LatencyTable:
                 yield layer, entry.cold_us
         if self.reference != ("", 0):
             yield "the reference model", self.reference[1]
-        networks = self.calibration.networks
-        if self.certificate is not None:
-            networks += self.certificate.networks + self.certificate.intervals
-        for network in networks:
+        for network in self.networks:
             yield network.notation, network.measured_ms
             yield network.notation, network.repeated_ms
+            yield f"the prediction of {network.notation}", network.predicted_ms
+
+    def _numbers(self) -> Iterator[tuple[object, float]]:
+        """Everything else that predictions are made of."""
+        for layer, entry in self.entries.items():
+            yield layer, entry.half_width or 0.0
+            yield layer, entry.resident_kb or 0.0
+        fitted = self.calibration
+        yield "the empty model", self.empty_us
+        for number in (*fitted.coefficients.values(), fitted.offset_us, fitted.cache_kb, fitted.refetch):
+            yield "the calibration", number
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """All whole networks that were measured for it."""
+        certificate = self.certificate
+        checking = () if certificate is None else certificate.networks + certificate.intervals
+        return self.calibration.networks + checking
 
     @property
     def precision(self) -> Literal["float32", "int8"]:
@@ -282,12 +299,12 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all, with its checksum."""
-        files.write_atomically(path, _as_text(self._content() | {"checksum": self.checksum}))
+        self._stored().write(path)
 
     @property
     def checksum(self) -> str:
         """SHA-256 of everything in the table."""
-        return files.sha256(files.canonical_json(self._content()).encode())
+        return self._stored().checksum
 
     @classmethod
     def load(cls, name: str | Path) -> "LatencyTable":
@@ -297,62 +314,41 @@ class LatencyTable:
             InputError: missing, damaged, of another schema, or with values that no measurement gives.
         """
         path = _find(name)
+        stored = read(path)
         try:
-            text = path.read_bytes().decode()
-            content = json.loads(text)
-            checksum = content.pop("checksum")
-            good = files.sha256(files.canonical_json(content).encode()) == checksum
-            good = good and _as_text(content | {"checksum": checksum}) == text  # nothing but what was written
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"The latency table {path} cannot be read ({error}). Profile the device again.") from None
-        if not good:
-            raise InputError(f"The latency table {path} is damaged: its checksum does not match. Profile again.")
-        if content.get("schema") != SCHEMA:
-            raise InputError(f"The latency table {path} has schema {content.get('schema')!r}, expected {SCHEMA}.")
-        return cls._from_content(content, str(path))
+            table = cls(
+                identity=stored.identity,
+                source=typing.cast(Source, stored.source),
+                reference=(stored.reference.notation, stored.reference.us),
+                empty_us=stored.empty_us,
+                entries={Layer.parse(key): Entry(*values) for key, values in stored.entries.items()},
+                calibration=stored.calibration,
+                certificate=stored.certificate,
+                provenance=stored.provenance,
+            )
+            for layer in table.entries:
+                _ = layer.output_shape  # a block refuses inputs that it cannot take
+            for network in table.networks:
+                _ = network.kernels  # its notation is one
+        except InputError as error:
+            raise InputError(f"The latency table {path} cannot be read: {error}") from error
+        return table
 
-    def _content(self) -> dict[str, Any]:
-        def plain(part: Any) -> Any:
-            return None if part is None else files.as_mapping(part)
-
-        return {
-            "schema": SCHEMA,
-            "identity": plain(self.identity),
-            "source": self.source,
-            "reference": {"notation": self.reference[0], "us": self.reference[1]},
-            "empty_us": self.empty_us,
-            "calibration": plain(self.calibration),
-            "certificate": plain(self.certificate),
-            "provenance": self.provenance,
-            "entries": {
-                str(layer): [entry.us, entry.half_width, entry.cold_us, entry.resident_kb]
+    def _stored(self) -> Stored:
+        return Stored(
+            schema=SCHEMA,
+            identity=self.identity,
+            source=self.source,
+            reference=Reference(*self.reference),
+            empty_us=self.empty_us,
+            calibration=self.calibration,
+            certificate=self.certificate,
+            provenance=self.provenance,
+            entries={
+                str(layer): (entry.us, entry.half_width, entry.cold_us, entry.resident_kb)
                 for layer, entry in self.entries.items()
             },
-        }
-
-    @classmethod
-    def _from_content(cls, content: dict[str, Any], where: str) -> "LatencyTable":
-        try:
-            certificate = content["certificate"]
-            return cls(
-                identity=files.from_mapping(Identity, content["identity"], where),
-                source=content["source"],
-                reference=(str(content["reference"]["notation"]), float(content["reference"]["us"])),
-                empty_us=float(content["empty_us"]),
-                entries={Layer.parse(key): _entry(*values) for key, values in content["entries"].items()},
-                calibration=files.from_mapping(Calibration, content["calibration"], where),
-                certificate=None if certificate is None else files.from_mapping(Certificate, certificate, where),
-                provenance=dict(content["provenance"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"The latency table {where} cannot be read: {error!r}. Profile the device again."
-            ) from None
-
-
-def _entry(us: Any, half_width: Any, cold_us: Any, resident_kb: Any) -> Entry:
-    """From numbers of a file."""
-    return Entry(float(us), *(None if part is None else float(part) for part in (half_width, cold_us, resident_kb)))
+        )
 
 
 def _load(entry: Entry) -> tuple[float, float]:
@@ -364,10 +360,6 @@ def _load(entry: Entry) -> tuple[float, float]:
 def _plain(found: Quality) -> dict[str, float | None]:
     """A `Quality` for JSON, which has no NaN."""
     return {key: None if value != value else value for key, value in dataclasses.asdict(found).items()}
-
-
-def _as_text(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def _find(name: str | Path) -> Path:

@@ -1,0 +1,1 @@
+"""Spoiled inputs for benchmarks/fuzz.py."""
