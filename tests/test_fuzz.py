@@ -14,7 +14,7 @@ from benchmarks.fuzzing.pool import Tried
 from tests.made import BUNDLE
 
 ROOT = Path(__file__).parents[1]
-TRIED = ["tables", "bundles", "npz", "toml", "arguments", "answers", "images", "folders", "tflite"]
+TRIED = ["tables", "bundles", "npz", "toml", "databases", "arguments", "answers", "images", "folders", "tflite"]
 # A product that does what the input's number says, all in one child until it dies.
 FAULTY = """
 import os, signal, sys

@@ -206,6 +206,10 @@ def arguments(rng: random.Random) -> list[Argv]:
             ]
     if argv[0] == "profile":
         argv.append("--dry-run")
+    elif argv[:2] == ["data", "check"]:
+        argv.append("--no-pace")  # which trains for a while
+    elif argv[0] == "train":
+        argv = [word if word != seeds.STUDY else f"{word}s" for word in argv]
     if rng.random() < 0.1:
         argv.insert(rng.randrange(len(argv) + 1), rng.choice(TEXTS))
     return [[word.replace("\0", "?") for word in argv if len(word) < 131_000]]

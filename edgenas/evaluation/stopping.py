@@ -18,8 +18,8 @@ from edgenas.evaluation.training import DECAY, ROUND_STEPS, Indices, Trainer
 from edgenas.evaluation.workers import Died, InThisProcess, Outcome, Processes, Told, Workers
 
 MOST_STEPS = 2_500
-LEAST_STEPS = 600
-PATIENCE = 0.5  # of the steps so far: so long without anything better, and it is the end
+LEAST_STEPS = 1_000
+PATIENCE = 1.0  # times the best step: so long without anything better, and it is the end
 MOST_HELD_OUT = 2_000  # images: more would tell it no better
 
 
@@ -63,8 +63,9 @@ def find_stop(
     """Train with images held out until nothing better comes: on small data once a fold.
 
     The learning rate stays at its highest, and the weights' moving average is measured: it does what a falling rate
-    would do (see `rate_at`). The last training, on all images, then takes the median of the steps that were best, the
-    falling part added, as many times more as it has more images. Of small data the first fold is trained with each
+    would do (see `rate_at`). The last training, on all images, then takes the median of the steps that this took, the
+    falling part added, as many times more as it has more images: not of those that were best, for what few images say
+    has ended gets better still where the rate falls. Of small data the first fold is trained with each
     grade of augmentation, unless the recipe names one; the better one stays.
 
     Args:
@@ -104,7 +105,7 @@ def find_stop(
     finally:
         own.close()
     chosen = [best, *curves[len(grades) :]]
-    steps = [_whole(curve.best[0], len(train_on) / len(held_in))
+    steps = [_whole(curve.steps[-1], len(train_on) / len(held_in))
              for curve, (held_in, _) in zip(chosen, rounds, strict=True)]  # fmt: skip
     learned = any(curve.learned for curve in chosen)
     return Stop(median_high(steps), grade, all(map(_has_ended, chosen)), learned, tuple(curves))
@@ -120,9 +121,9 @@ def _curve(outcome: Outcome) -> Curve:
     return curve
 
 
-def _whole(best: int, more_images: float) -> int:
+def _whole(steps: int, more_images: float) -> int:
     """Steps of the last training: the falling part added, and as many passes as the held-out training had."""
-    return max(1, round(best / (1 - DECAY) * more_images / ROUND_STEPS)) * ROUND_STEPS
+    return max(1, round(steps / (1 - DECAY) * more_images / ROUND_STEPS)) * ROUND_STEPS
 
 
 def _run(

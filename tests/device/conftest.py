@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -91,6 +93,20 @@ def models(tmp_path: Path) -> Path:
         shutil.copy(path, folder)
     shutil.copy(layers.path_of("k3_relu6", "int8"), folder / "layer.tflite")
     return folder
+
+
+@pytest.fixture
+def nothing_hangs() -> Iterator[None]:
+    """For tests of what would be waited for for ever."""
+
+    def give_up(*_: Any) -> None:
+        raise AssertionError("the host is held")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(100)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def gone(pid: int) -> bool:

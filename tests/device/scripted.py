@@ -5,9 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
-from edgenas.device import DeviceInfo, RuntimeState
+from edgenas.device import Device, DeviceInfo, RuntimeState, adb, session, ssh
 
+FAR = Device("far", "ssh://far")
 BARE = (RuntimeState("ai-edge-litert", None, "not installed"), RuntimeState("tflite-runtime", None, "not installed"))
 PI = DeviceInfo(
     agent=1, pid=1, python="3.11.2", machine="aarch64", system="Linux", libc="glibc 2.36", bits=64, cpu="Cortex-A72",
@@ -154,6 +156,31 @@ class Says:
 
     def receive(self, timeout_s: float) -> bytes:
         return self._said.pop(0) if self._said else b""
+
+    def errors(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+class Talker:
+    """An agent that always has something to say, the same again and again; each piece of it takes so many seconds."""
+
+    def __init__(self, piece: bytes, every_s: float, patch: pytest.MonkeyPatch) -> None:
+        self.s, self.said_bytes = 0.0, 0
+        self._piece, self._every_s = piece, every_s
+        for module in (session, ssh, adb):
+            patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.s))
+
+    def receive(self, timeout_s: float) -> bytes:
+        assert self.said_bytes < 1 << 30, "it is listened to for ever"
+        self.s += self._every_s
+        self.said_bytes += len(self._piece)
+        return self._piece
+
+    def send(self, data: bytes) -> None:
+        pass
 
     def errors(self) -> str:
         return ""
