@@ -13,6 +13,9 @@ from time import monotonic
 from typing import Any
 
 import edgenas.files as files
+from edgenas.errors import reading
+
+_LARGEST_BYTES = 1 << 30
 
 
 class Ledger:
@@ -40,7 +43,9 @@ class Ledger:
         if not self.path.exists():
             return []
         found = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with reading(f"The ledger {self.path}", "Put it back from a copy."):
+            content = files.read_small(self.path, _LARGEST_BYTES)
+        for line in content.decode(errors="replace").splitlines():
             try:
                 entry = files.parse_json(line)
             except ValueError:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgenas.errors import InputError
 from edgenas.ledger import Ledger
 
 
@@ -80,3 +81,9 @@ def test_timed_writes_only_what_ended_well(tmp_path: Path) -> None:
     (entry,) = ledger.entries()
     assert (entry["seed"], entry["found"]) == (1, 3)
     assert entry["wall_s"] >= 0
+
+
+def test_what_is_no_file_is_no_ledger(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"ledger.jsonl cannot be read: it is no file. Put it back from a copy."):
+        Ledger(tmp_path / "ledger.jsonl").entries()

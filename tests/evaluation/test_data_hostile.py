@@ -1,9 +1,11 @@
 """Files of images with broken or large metadata, which is left aside, and files that would take all memory."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from edgenas.errors import InputError
-from edgenas.evaluation.data import prepare_image
+from edgenas.evaluation.data import load_dataset, prepare_image
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8))
 SHAPE = (12, 8, 3)
@@ -155,7 +157,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from edgenas.errors import InputError
-from edgenas.evaluation.data import prepare_image
+from edgenas.evaluation.data import load_dataset, prepare_image
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepare_image(Path(sys.argv[1]), (8, 8, 3))
@@ -180,3 +182,30 @@ def files(tmp_path: Path) -> Iterator[list[str]]:
 def test_bombs_take_no_memory(files: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", PEAK, *files], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100, "MB"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(InputError, match="cannot be decoded: it is no file"):
+        prepare_image(tmp_path / "photo.jpg", SHAPE)
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="cannot be decoded: it is no file"):
+        prepare_image(tmp_path / "endless.jpg", SHAPE)
+
+
+def test_arrays_in_any_order_of_memory_are_read(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "c.npz", x=x, y=y)
+    np.savez(tmp_path / "fortran.npz", x=np.asfortranarray(x), y=y)
+    c, fortran = (load_dataset(str(tmp_path / f"{name}.npz"), (8, 8, 3), cache=tmp_path / "cache")
+                  for name in ("c", "fortran"))  # fmt: skip
+    assert (c.x == fortran.x).all() and (c.x == x).all()
+
+
+def test_what_is_no_array_is_not_read(tmp_path: Path) -> None:
+    """Bytes in the place of an array may be very many."""
+    with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as archive:
+        archive.writestr("x.npy", b"\0" * 1000)
+        archive.writestr("y.npy", b"\0" * 1000)
+    with pytest.raises(InputError, match=r"bytes.npz cannot be read: .*magic"):
+        load_dataset(str(tmp_path / "bytes.npz"), (8, 8, 3), cache=tmp_path / "cache")

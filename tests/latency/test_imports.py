@@ -1,5 +1,6 @@
 """Tables made elsewhere: which keys become which layers, which do not and why, and files that mean harm."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -228,7 +229,7 @@ def test_names_that_are_no_file_names_are_refused(name: str) -> None:
         ("t.yaml", lines(STEM) + "---\n" + lines(STEM), r"it is no YAML \(but found another document in line 2"),
         ("t.yaml", b"\xff\xfe\x00", "it is no text"),
         ("t.yaml", "[" * 1500, "it is nested deeper than any table"),
-        ("t.yaml", b" " * 1_000_001, "is larger than 1 MB"),
+        ("t.yaml", b" " * 1_000_001, "it is larger than 976 kB"),
         ("t.csv", "", r"it has no line such as conv_k3_s2_c16_relu6@28x28x1,0\.021"),
         ("t.csv", "layer;ms\nconv;1\n", "it has no line such as"),
         ("t.csv", "x" * 140_000 + ",1", "it is no CSV"),
@@ -244,7 +245,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.yaml cannot be read: No such file"):
         read_table(tmp_path / "gone.yaml", IDENTITY)
     (tmp_path / "folder.yaml").mkdir()
-    with pytest.raises(InputError, match=r"folder\.yaml cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"folder\.yaml cannot be read: it is no file"):
         read_table(tmp_path / "folder.yaml", IDENTITY)
 
 
@@ -272,3 +273,9 @@ def test_half_width_is_never_what_json_cannot_hold(tmp_path: Path) -> None:
     for spread in ("1e9", "1e300"):
         found = read(tmp_path / "t.yaml", lines(RATIO, rest=f"mean: 1e-9, std: {spread}, count: 2"))
         assert not found.table.entries and "its spread is out of all proportion" in found.unmapped[0][1]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"t.csv cannot be read: it is no file"):
+        read_table(tmp_path / "t.csv", IDENTITY)

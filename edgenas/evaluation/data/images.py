@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+import edgenas.files as files
 from edgenas.errors import InputError, near
 from edgenas.evaluation.data.metadata import webp_size, without_metadata
 
@@ -47,6 +48,7 @@ MAX_PIXELS_PER_BYTE = 10_000
 
 UNUSED = 0.25
 """Of 16 bits and more: where an image's brightest value is at most this share of white, most of the range is unused."""
+_LARGEST_BYTES = 512 << 20  # of a file
 _LARGE = 16_000_000  # pixels; larger ones are decoded one at a time, whatever the number of threads
 _BAND = 2**20  # pixels that are converted at a time
 _one_large = threading.Lock()
@@ -120,7 +122,7 @@ def decode_image(
         if isinstance(source, Image.Image):
             plain, used = _plain(source, height, width)
         else:
-            plain, used = _decode(source if isinstance(source, bytes) else Path(source).read_bytes(), height, width)
+            plain, used = _decode(source if isinstance(source, bytes) else _content(Path(source)), height, width)
         sized = _resize(plain, height, width, policy).convert("L" if channels == 1 else "RGB")
     except InputError:
         raise
@@ -146,6 +148,10 @@ def _decode(content: bytes, height: int, width: int) -> tuple[Image.Image, float
         if bare is None:
             raise
         return _plain(_open(bare), height, width, len(content))
+
+
+def _content(path: Path) -> bytes:
+    return files.read_small(path, _LARGEST_BYTES)
 
 
 def _open(content: bytes) -> Image.Image:

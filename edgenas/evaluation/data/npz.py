@@ -37,7 +37,7 @@ def load_npz(path: Path, request: Request, cache: Path) -> Dataset:
             _, sentence = value_range(x)
         except InputError as error:
             raise InputError(f"{request.source}: {error}") from None
-        out.write(pixels.data)
+        out.write(np.ascontiguousarray(pixels).data)
         return Content(
             y=y,
             labels=labels,
@@ -54,12 +54,20 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     with reading(f"The data {path}", "Write them with numpy.savez(path, x=x, y=y), x and y without Python objects."):
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no zip archive")
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
             for key in ("x", "y"):
-                if key not in file.files:
-                    raise InputError(f"{path}: expected arrays x and y, received no {key!r}. {_found(key, file.files)}")
-            arrays = {key: file[key] for key in _KEYS if key in file.files}
+                if key not in names:
+                    raise InputError(f"{path}: expected arrays x and y, received no {key!r}. {_found(key, names)}")
+            arrays = {key: _array(archive, key) for key in _KEYS if key in names}
             return {key: array.astype(np.str_) if array.dtype.kind == "S" else array for key, array in arrays.items()}
+
+
+def _array(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
+    # Not by numpy.load: it gives the bytes of what is no array, however many.
+    with archive.open(f"{key}.npy") as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def _found(key: str, names: list[str]) -> str:

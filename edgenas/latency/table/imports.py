@@ -27,7 +27,7 @@ import yaml
 import edgenas.files as files
 from edgenas.architecture import Dense, Layer, MBConv
 from edgenas.architecture.blocks import Activation
-from edgenas.errors import InputError
+from edgenas.errors import InputError, reading
 from edgenas.latency.table import SUFFIX, Entry, Identity, LatencyTable
 from edgenas.latency.table.parts import LEAST, MOST
 from edgenas.ledger import Ledger
@@ -153,14 +153,8 @@ def save(imported: Imported, name: str) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    if len(content) > _LARGEST_BYTES:
-        raise InputError(f"{path} is larger than {_LARGEST_BYTES / 1e6:g} MB: no latency table to import is.")
-    return content
+    with reading(str(path), "A latency table to import is a small file."):
+        return files.read_small(path, _LARGEST_BYTES)
 
 
 def _map(rows: Iterable[_Row], form: _Format) -> tuple[dict[Layer, Entry], list[tuple[str, str]]]:
