@@ -78,7 +78,7 @@ def draw_front(front: Front, points: Sequence[Point], title: str, path: Path, li
     if limit_ms is not None:
         axes.axvline(limit_ms, color="#c0392b", linestyle="--", linewidth=1, label=f"limit {limit_ms:g} ms")
     axes.set_xlabel("predicted latency, ms")
-    axes.set_ylabel("accuracy on images held out, after a short training, %")
+    axes.set_ylabel("accuracy after a short training, %")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
