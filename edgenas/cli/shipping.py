@@ -232,11 +232,13 @@ def deployed(device: str, measure: bool, to_app: str | None, as_json: bool) -> N
     Example: edgenas deployed pi --measure
              edgenas deployed 'pi-*'
     """
-    from edgenas.deploy.fleet import chosen
+    from edgenas.deploy.fleet import readable
     from edgenas.deploy.overview import overview
 
+    devices, unreadable = readable(device)
     with progress_bars() as progress:
-        found = overview(chosen(device), measure=measure, to_app=to_app, progress=progress)
+        found = overview(devices, measure=measure, to_app=to_app, progress=progress)
+    found = dataclasses.replace(found, unreached=found.unreached | unreadable)
     if as_json:
         print_json(dataclasses.asdict(found))
     elif found.models:

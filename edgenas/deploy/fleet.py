@@ -80,7 +80,19 @@ def chosen(pattern: str) -> list[Device]:
     `local`, which came with EdgeNAS and is this machine itself, is none of those that "*" means: it has to be named.
 
     Raises:
-        InputError: one matches none.
+        InputError: one matches none, or one of their files cannot be read.
+    """
+    devices, unreadable = readable(pattern)
+    if unreadable:
+        raise InputError(" ".join(unreadable.values()))
+    return devices
+
+
+def readable(pattern: str) -> tuple[list[Device], dict[str, str]]:
+    """As `chosen`: those whose files can be read, and why the others cannot, by name.
+
+    Raises:
+        InputError: one matches none, or none can be read.
     """
     names = device_names()
     boards = [name for name in names if name != _THIS_MACHINE]
@@ -90,7 +102,16 @@ def chosen(pattern: str) -> list[Device]:
         if not matching:
             raise InputError(f"No device is called {part!r}. {near(part, names)}")
         found |= dict.fromkeys(matching)
-    return [Device.load(name) for name in found]
+    devices: list[Device] = []
+    unreadable: dict[str, str] = {}
+    for name in found:
+        try:
+            devices.append(Device.load(name))
+        except InputError as error:
+            unreadable[name] = str(error)
+    if not devices:
+        raise InputError(" ".join(unreadable.values()))
+    return devices, unreadable
 
 
 def ship_to_all(

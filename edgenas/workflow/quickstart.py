@@ -97,7 +97,7 @@ def _steps(prepared: Prepared, point: Point) -> int | None:
     batch = prepared.settings.recipe.batch_of(len(splits.train))
     step_s = max(point.seconds - STARTING_S, 1) / (steps + len(splits.validation) / batch / 3)
     a_pass = (len(splits.train) + len(splits.validation)) / batch
-    return int(np.clip(TRAINING_S / step_s, 2 * a_pass, 6 * a_pass))
+    return int(np.clip(TRAINING_S / step_s, 2 * a_pass, 9 * a_pass))
 
 
 def _find_data(say: Callable[[str], None]) -> tuple[str, int]:

@@ -155,6 +155,14 @@ def test_what_is_deployed_on_the_command_line(fleet: Fleet, bundle: Bundle, tmp_
     done = user.types("deployed", "keyless,pi-1")
     assert done.returncode == 3 and "pi-1" in done.stdout, "what is wrong with one hides none of the others"
     assert "keyless: identity_file" in done.stderr and "does not exist" in done.stderr
+    (tmp_path / "devices" / "broken.toml").write_text("url = [")
+    done = user.types("deployed", "broken,pi-1")
+    assert done.returncode == 3 and "pi-1" in done.stdout and "broken.toml" in done.stderr
+    done = user.types("deployed", "broken")
+    assert (done.returncode, done.stdout) == (2, "") and "broken.toml" in done.stderr
+    done = user.types("ship", str(bundle.folder), "--as", "digits", "--to", "broken,pi-1", "--dry-run")
+    assert done.returncode == 2 and "broken.toml" in done.stderr, "a rollout begins where all can be read"
+    (tmp_path / "devices" / "broken.toml").unlink()
     done = user.types("deployed", "pi-1,pi-2")
     assert done.returncode == 0
     (line,) = [line for line in done.stdout.splitlines() if "pi-1" in line]
