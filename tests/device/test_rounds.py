@@ -141,6 +141,12 @@ def test_busy_a_device_that_is_slower_than_expected_is_measured():
     assert (done.kept[0], done.drifted) == ([(10.0, 30.0, 900.0)], 0)
 
 
+@pytest.mark.parametrize(("busy", "rounds_tried"), [(False, 3), (True, 12)])
+def test_busy_more_rounds_are_tried_for_a_visit(busy: bool, rounds_tried: int):
+    done = run(Visited(100.0), {0: Visited((90.0, True))}, visits=1, busy=busy)
+    assert (done.kept[0], done.visits) == ([], rounds_tried)
+
+
 def test_busy_a_visit_that_lost_its_core_is_dropped():
     done = run(Visited(100.0), {0: Visited((90.0, True), 10.0), 1: Visited(40.0)}, visits=1, busy=True)
     assert done.kept == {0: [(10.0, 30.0, 100.0)], 1: [(40.0, 120.0, 100.0)]}

@@ -28,6 +28,7 @@ _CALM_BUSY = 0.5  # the same on a device that others use all the time
 _SLOWEST = 1.5  # the reference may take this many times what the session expects
 _INTERRUPTIONS_PER_S = 40  # of visiting: more of them, and somebody else is at work
 _ROUNDS_A_VISIT = 3  # rounds tried for each visit that is wanted
+_ROUNDS_A_VISIT_BUSY = 12  # the same on a device that others use all the time
 _SLOW_US = 5000  # an inference that takes longer needs half the visits
 
 
@@ -180,7 +181,8 @@ class _Rounds:
         waiting = list(self._loaded)
         if not waiting:
             self.reference_us = settling
-        for number in range(1, _ROUNDS_A_VISIT * self._plan["visits"] + 1):
+        rounds_a_visit = _ROUNDS_A_VISIT_BUSY if self._busy else _ROUNDS_A_VISIT
+        for number in range(1, rounds_a_visit * self._plan["visits"] + 1):
             waiting = [index for index in waiting if len(self.kept[index]) < self._wanted(index)]
             if not waiting:
                 break

@@ -25,7 +25,7 @@ VISITS, LEAST_VISITS = 10, 4
 LEAST_PASSES, MOST_PASSES, HALF_WIDTH = 3, 6, 0.01
 # Passes that gave little because the device was disturbed, before it is measured as one that is busy; and then, before
 # giving up.
-TRIES, LONGEST_WAIT_S = 3, 30
+TRIES, BUSY_TRIES, LONGEST_WAIT_S = 3, 8, 30
 SILENCE_S = 300  # of the agent: a slow model's single visit
 
 
@@ -254,7 +254,7 @@ def pass_until_known(
         if visit(todo, busy):
             continue
         disturbed += 1
-        if busy and disturbed == TRIES:
+        if busy and disturbed == BUSY_TRIES:
             raise DeviceError(complaint(len(todo)))
         if not busy and disturbed >= tries:
             disturbed, busy = 0, True
