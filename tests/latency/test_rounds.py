@@ -255,7 +255,7 @@ def test_a_device_that_stays_disturbed_says_by_what(monkeypatch: pytest.MonkeyPa
     assert [asked["busy"] for asked in agent.asked] == [False] * 3 + [True] * 8
     assert str(caught.value) == (
         "board is too unsteady to measure: 2 models are without enough undisturbed visits; 25% of all visits lost "
-        "their core to another process, 50% had a reference model beside them that had moved (it took 1.50 times what "
+        "their core to another process, 50% had a reference model beside them that had moved (it took 2.75 times what "
         "it took before). its processor is at 90 degrees. Stop what else runs there, or let it cool, and try again: it "
         "goes on where it was."
     )
