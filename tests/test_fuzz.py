@@ -30,7 +30,7 @@ def product():
     if what == "works":
         while True: pass
     if what == "waits": signal.pause()
-    if what == "grows": b"x" * (400 << 20)
+    if what == "grows": b"x" * (300 << 20)
     if what == "talks": sys.stderr.write("x" * 70_000)
     if what == "dies": os.kill(os.getpid(), signal.SIGSEGV)
     sys.exit({"refuses": 2, "fails": 4}.get(what, 0))
@@ -40,7 +40,7 @@ def spoil(rng):
     return [["fine"], [what]]
 
 fuzz.edgenas, fuzz.KINDS["odd"] = product, spoil
-fuzz.MOST_S, fuzz.BLOCKED_S, fuzz.MOST_KB = 0.3, 0.5, 300 << 10
+fuzz.MOST_S, fuzz.BLOCKED_S, fuzz.MOST_KB = 2.0, 2.0, 300 << 10
 (folder / "seeds").mkdir()
 pool = fuzz.Pool(folder / "seeds", folder, 7, 1, folder / "kept")
 for tried in pool.try_all([("odd", list(range(len(names))))]):
@@ -51,9 +51,9 @@ for tried in pool.try_all([("odd", list(range(len(names))))]):
 def test_what_goes_wrong_is_noticed_and_kept(tmp_path: Path):
     expected = {
         "fine": (0, None), "grows": (0, "MB of memory"), "refuses": (2, None), "raises": (1, "exit 1"),
-        "works": (-9, "more than 0.3 s of work"), "fails": (4, None), "talks": (0, "68 kB on stderr"),
+        "works": (-9, "more than 2 s of work"), "fails": (4, None), "talks": (0, "68 kB on stderr"),
         "dies": (-11, "killed by SIGSEGV"), "ends": (1, "exit 1"), "breaks": (99, "the harness itself failed"),
-        "waits": (-9, "waits for ever (0.5 s without work)"),
+        "waits": (-9, "waits for ever (2 s without work)"),
     }  # fmt: skip
     argv = [sys.executable, "-c", FAULTY, " ".join(expected), str(tmp_path)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
