@@ -22,6 +22,18 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/l
 _LOCK = "/tmp/edgenas-device.lock"
 
 
+def on_virtual_machine(folder: Path) -> None:
+    """Agents of EdgeNAS' own environment in a board's folder, which PYTHONPATH does not reach, are on a virtual machine
+    from now on.
+    """
+    (packages,) = folder.glob("venv/lib/python*/site-packages")
+    begins = Path(__file__).parent / "virtual" / "sitecustomize.py"
+    # Once: lib and lib64 are one folder, and two machines would have two clocks.
+    (packages / "tests.pth").write_text(
+        f"import runpy, sys; 'agent.machine' in sys.modules or runpy.run_path({str(begins)!r})\n"
+    )
+
+
 class Board:
     """An SSH server below `folder`. Sessions have `folder/home` as their HOME, a TMPDIR of their own and a short PATH.
 

@@ -9,7 +9,6 @@ import pytest
 
 from edgenas.device import (
     Completed,
-    Connection,
     Device,
     DeviceInfo,
     Runtime,
@@ -23,7 +22,7 @@ from edgenas.device.inspect import _signatures
 from edgenas.device.remedies import remedy_for
 from edgenas.device.setup import platforms, requirements
 from edgenas.errors import DeviceError
-from tests.board import Board
+from tests.board import Board, on_virtual_machine
 from tests.device.scripted import PI
 from tests.waiting import free_port
 from tests.wheelhouse import PIP, WHEELS
@@ -275,13 +274,6 @@ def hostile_python(folder: Path) -> Path:
     return folder
 
 
-def on_virtual_machine(connection: Connection) -> None:
-    """Agents of its own environment, which PYTHONPATH does not reach, are on a virtual machine from now on."""
-    (packages,) = Path(connection.folder).glob("venv/lib/python*/site-packages")
-    begins = Path(__file__).parents[1] / "virtual" / "sitecustomize.py"
-    (packages / "tests.pth").write_text(f"import runpy; runpy.run_path({str(begins)!r})\n")
-
-
 def test_setup_then_measure_then_doctor(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch):
     """With pip and wheels as they are: by the board's own pip, and sent from here by the host's.
 
@@ -304,7 +296,7 @@ def test_setup_then_measure_then_doctor(tmp_path: Path, models: Path, monkeypatc
         setup(device, steps.append)
         assert len(steps) == 1, "nothing is installed twice"
         with connect(device) as connection:
-            on_virtual_machine(connection)
+            on_virtual_machine(Path(connection.folder))
         with connect(device) as connection, open_agent(connection) as agent:
             paths = []
             for model in sorted(models.glob("*.tflite")):

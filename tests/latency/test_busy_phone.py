@@ -101,7 +101,7 @@ def test_a_bench_takes_a_phone_for_busy_and_asks_once_later(phone: LabPhone, mon
         visits = Visits(bench, monkeypatch, 0.3, *[0] * 3)
         assert not bench.measure_there(["m"], "r").steadiness.disturbed
         assert visits.slept == [2], "it was at rest: it is waited for again"
-        visits = Visits(bench, monkeypatch, *[0.6] * 6)
+        visits = Visits(bench, monkeypatch, *[0.6] * 11)
         with pytest.raises(DeviceError, match=r"phone is too unsteady to measure: 1 models .* 100% had .* It is hot\."):
             bench.measure_there(["m"], "r")
 

@@ -24,7 +24,7 @@ from edgenas.latency.profiling.planning import plan_profile
 from edgenas.latency.table import LatencyTable
 from edgenas.space import MobileSpace
 from edgenas.strategy import searching
-from tests.board import Board
+from tests.board import Board, on_virtual_machine
 from tests.main_job.small import NETWORKS, shrink
 from tests.strategy.conftest import Formula
 from tests.terminal import Terminal
@@ -85,6 +85,7 @@ def test_1_a_device_is_added_trusted_and_set_up(user: User) -> None:
     assert done.returncode == 4
     assert "edgenas device setup board" in done.stdout
     assert user.gets("device", "setup", "board")["version"]
+    on_virtual_machine(user.board.home / ".edgenas")
     assert user.types("doctor", "board").returncode == 0
 
 
@@ -113,6 +114,7 @@ def test_2_profile_goes_on_after_a_kill_and_uses_one_connection(user: User) -> N
     assert (certificate["networks"], certificate["doubt"]) == (NETWORKS[2], None)
     assert certificate["spearman"] > 0.99
     assert certificate["mape"] < 0.01
+    assert (made["provenance"]["interrupted"], made["provenance"]["drifted"]) == (0, 0), "nothing real was measured"
 
 
 def test_3_search_keeps_its_limit(user: User) -> None:
